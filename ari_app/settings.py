@@ -1,0 +1,202 @@
+"""Every setting of a hotline, in one frozen tree.
+
+The only reader of the environment and of ``hotline.toml``. A value in the environment wins:
+``SANLING_ADDRESS=127.0.0.11``, ``SANLING_QUEUE__ANNOUNCE_EVERY_S=20`` (two underscores go one level down).
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ari_app.errors import SettingsInvalid
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+MAINLAND_RING_S = 5.0
+"""One ring of the mainland's ringback tone: 1 s on, 4 s off. SOP-1."""
+
+MAINLAND_RING_ON_S = 1.0
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A group of settings; an unknown name in the file is an error, not a typo that goes unnoticed."""
+
+
+class Answering(Part):
+    after_rings: int = 1
+    """The caller hears this many bursts of ringback before the hotline picks up (1 to 3). SOP-1."""
+    deadline_s: float = 11.0
+    """Three mainland rings: bursts start at 0, 5 and 10 s, the third ends at 11 s. SOP-1."""
+
+    @property
+    def delay_s(self) -> float:
+        """From the INVITE to the answer: the end of the last burst, never past the deadline."""
+        return min((self.after_rings - 1) * MAINLAND_RING_S + MAINLAND_RING_ON_S, self.deadline_s)
+
+
+class Keypad(Part):
+    first_digit_s: float = 8.0
+    between_digits_s: float = 5.0
+    tries: int = 3
+
+
+class Queue(Part):
+    announce_every_s: float = 30.0
+    offer_rings: int = 3
+    offer_timeout_s: float = 11.0
+    """An agent's phone rings at most three rings. SOP-1."""
+    wrap_up_s: float = 20.0
+    expected_handle_s: float = 180.0
+    """Mean handle time used for the expected wait until enough calls were measured. KPI-1."""
+
+
+class Ending(Part):
+    leave_within_s: float = 5.0
+    """After the closing question the caller has this long to hang up. SOP-6."""
+    call_ceiling_s: float = 3600.0
+    warn_before_ceiling_s: float = 60.0
+
+
+class Trunk(Part):
+    addresses: tuple[str, ...] = ("127.0.0.1",)
+    """Addresses or networks whose calls are the trunk's."""
+    username: str = ""
+    """With a user name the trunk must also pass digest authentication; the password is in secrets.toml."""
+
+
+class S3(Part):
+    endpoint: str = ""
+    """URL of the S3 service; empty: the second store is a folder."""
+    bucket: str = ""
+    region: str = "us-east-1"
+    access_key: str = ""
+    secret_key: str = ""
+
+
+class Recordings(Part):
+    local: str = ""
+    """Folder of the first store; empty: ``recordings/local`` in the run-time folder."""
+    second: str = ""
+    """Folder of the second store, on another disk in production; empty: ``recordings/second``."""
+    s3: S3 = S3()
+    listening_copies: bool = False
+    """Also make an MP3 of each call for listening."""
+    minimum_free_mb: int = 500
+
+
+class Settings(Part):
+    instance: str = "hotline"
+    """Names the run-time folder and begins every call id: letters, digits and dashes."""
+    address: str = "127.0.20.1"
+    """The instance's own address: SIP, RTP, ARI, FastAGI and metrics listen here and nowhere else."""
+    sip_port: int = 5060
+    ari_port: int = 8088
+    agi_port: int = 4573
+    metrics_port: int = 9464
+    rtp_ports: tuple[int, int] = (20000, 20999)
+    hotline_numbers: tuple[str, ...] = ("12368",)
+    codecs: tuple[str, ...] = ("alaw", "ulaw")
+    time_zone: str = "Asia/Shanghai"
+    var_dir: str = ""
+    """Where the run-time folders lie; empty: ``var`` in the project."""
+    database_url: str = ""
+    """SQLAlchemy URL; empty: SQLite in the run-time folder. PostgreSQL: ``postgresql+psycopg://…``"""
+    prompts_dir: str = ""
+    asterisk_root: str = ""
+    """A private root to use instead of the one this project fetches."""
+    agi_deadline_s: float = 2.0
+    answering: Answering = Answering()
+    keypad: Keypad = Keypad()
+    queue: Queue = Queue()
+    ending: Ending = Ending()
+    trunk: Trunk = Trunk()
+    recordings: Recordings = Recordings()
+
+    @property
+    def run_dir(self) -> Path:
+        return (Path(self.var_dir) if self.var_dir else PROJECT / "var") / self.instance
+
+    @property
+    def spool_dir(self) -> Path:
+        return self.run_dir / "spool"
+
+    @property
+    def secrets_file(self) -> Path:
+        """Generated at set-up, mode 600: ``[ari] user, password``, ``[trunk] password``."""
+        return self.run_dir / "secrets.toml"
+
+    @property
+    def prompts(self) -> Path:
+        return Path(self.prompts_dir) if self.prompts_dir else PROJECT / "dialplan" / "prompts"
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.run_dir / 'sanling.db'}"
+
+    @property
+    def local_store(self) -> Path:
+        return Path(self.recordings.local) if self.recordings.local else self.run_dir / "recordings" / "local"
+
+    @property
+    def second_store(self) -> Path:
+        return (
+            Path(self.recordings.second) if self.recordings.second else self.run_dir / "recordings" / "second"
+        )
+
+
+def load(
+    file: Path | None = None, environment: Mapping[str, str] | None = None, **overrides: Any
+) -> Settings:
+    """The settings from ``hotline.toml`` (or `file`), the environment, and `overrides`, the last one winning.
+
+    Raises SettingsInvalid, naming the setting and the file.
+    """
+    path = file or Path(os.environ.get("SANLING_CONFIG", PROJECT / "hotline.toml"))
+    tree: dict[str, Any] = {}
+    if path.exists():
+        try:
+            tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        except tomllib.TOMLDecodeError as error:
+            raise SettingsInvalid(f"{path} is not valid TOML: {error}") from error
+    elif file is not None:
+        raise SettingsInvalid(f"There is no settings file {path}.")
+    source = os.environ if environment is None else environment
+    for name, value in source.items():
+        if name.startswith("SANLING_") and name != "SANLING_CONFIG":
+            _place(tree, name.removeprefix("SANLING_").lower().split("__"), value)
+    tree |= overrides
+    try:
+        settings = msgspec.convert(tree, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsInvalid(f"{path.name} or the environment: {error}") from error
+    _check(settings)
+    return settings
+
+
+def _place(tree: dict[str, Any], path: list[str], value: str) -> None:
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = value.split(",") if path[-1] in _LISTS else value
+
+
+_LISTS = {"addresses", "hotline_numbers", "codecs", "rtp_ports"}
+
+
+def _check(settings: Settings) -> None:
+    if not settings.instance.replace("-", "").isalnum() or not settings.instance.isascii():
+        raise SettingsInvalid("instance: use letters, digits and dashes only.")
+    if not 1 <= settings.answering.after_rings <= 3:
+        raise SettingsInvalid("answering.after_rings: 1 to 3; the hotline answers within three rings (SOP-1).")
+    if not 0 < settings.answering.deadline_s <= 15:
+        raise SettingsInvalid("answering.deadline_s: at most 15 s (SOP-1).")
+    if settings.ending.call_ceiling_s <= settings.ending.warn_before_ceiling_s:
+        raise SettingsInvalid("ending.call_ceiling_s must be longer than ending.warn_before_ceiling_s.")
+    low, high = settings.rtp_ports
+    if not 1024 <= low < high <= 65535:
+        raise SettingsInvalid("rtp_ports: two ports, the lower first, between 1024 and 65535.")
