@@ -28,7 +28,7 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """A group of settings; an unknown name in the file is an error, not a typo that goes unnoticed."""
 
 
-class Answering(Part):
+class Answering(Part, frozen=True):
     after_rings: int = 1
     """The caller hears this many bursts of ringback before the hotline picks up (1 to 3). SOP-1."""
     deadline_s: float = 11.0
@@ -40,13 +40,13 @@ class Answering(Part):
         return min((self.after_rings - 1) * MAINLAND_RING_S + MAINLAND_RING_ON_S, self.deadline_s)
 
 
-class Keypad(Part):
+class Keypad(Part, frozen=True):
     first_digit_s: float = 8.0
     between_digits_s: float = 5.0
     tries: int = 3
 
 
-class Queue(Part):
+class Queue(Part, frozen=True):
     announce_every_s: float = 30.0
     offer_rings: int = 3
     offer_timeout_s: float = 11.0
@@ -56,21 +56,21 @@ class Queue(Part):
     """Mean handle time used for the expected wait until enough calls were measured. KPI-1."""
 
 
-class Ending(Part):
+class Ending(Part, frozen=True):
     leave_within_s: float = 5.0
     """After the closing question the caller has this long to hang up. SOP-6."""
     call_ceiling_s: float = 3600.0
     warn_before_ceiling_s: float = 60.0
 
 
-class Trunk(Part):
+class Trunk(Part, frozen=True):
     addresses: tuple[str, ...] = ("127.0.0.1",)
     """Addresses or networks whose calls are the trunk's."""
     username: str = ""
     """With a user name the trunk must also pass digest authentication; the password is in secrets.toml."""
 
 
-class S3(Part):
+class S3(Part, frozen=True):
     endpoint: str = ""
     """URL of the S3 service; empty: the second store is a folder."""
     bucket: str = ""
@@ -79,7 +79,7 @@ class S3(Part):
     secret_key: str = ""
 
 
-class Recordings(Part):
+class Recordings(Part, frozen=True):
     local: str = ""
     """Folder of the first store; empty: ``recordings/local`` in the run-time folder."""
     second: str = ""
@@ -90,7 +90,7 @@ class Recordings(Part):
     minimum_free_mb: int = 500
 
 
-class Settings(Part):
+class Settings(Part, frozen=True):
     instance: str = "hotline"
     """Names the run-time folder and begins every call id: letters, digits and dashes."""
     address: str = "127.0.20.1"
@@ -145,14 +145,10 @@ class Settings(Part):
 
     @property
     def second_store(self) -> Path:
-        return (
-            Path(self.recordings.second) if self.recordings.second else self.run_dir / "recordings" / "second"
-        )
+        return Path(self.recordings.second) if self.recordings.second else self.run_dir / "recordings" / "second"
 
 
-def load(
-    file: Path | None = None, environment: Mapping[str, str] | None = None, **overrides: Any
-) -> Settings:
+def load(file: Path | None = None, environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
     """The settings from ``hotline.toml`` (or `file`), the environment, and `overrides`, the last one winning.
 
     Raises SettingsInvalid, naming the setting and the file.
@@ -192,7 +188,7 @@ def _check(settings: Settings) -> None:
     if not settings.instance.replace("-", "").isalnum() or not settings.instance.isascii():
         raise SettingsInvalid("instance: use letters, digits and dashes only.")
     if not 1 <= settings.answering.after_rings <= 3:
-        raise SettingsInvalid("answering.after_rings: 1 to 3; the hotline answers within three rings (SOP-1).")
+        raise SettingsInvalid("answering.after_rings: 1 to 3; it answers within three rings (SOP-1).")
     if not 0 < settings.answering.deadline_s <= 15:
         raise SettingsInvalid("answering.deadline_s: at most 15 s (SOP-1).")
     if settings.ending.call_ceiling_s <= settings.ending.warn_before_ceiling_s:

@@ -1,0 +1,220 @@
+"""The tables. Two kinds: what is (agents, cases, people) and what happened (the ledger, append-only).
+
+Times are Unix seconds (float, UTC) unless the name ends in ``_on`` (a date). A ledger row is never changed or
+deleted: the migration installs triggers that refuse both.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from sqlalchemy import Float, ForeignKey, Index, MetaData, String, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Table(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+        }
+    )
+    type_annotation_map: ClassVar = {float: Float(53)}
+
+
+# ---------------------------------------------------------------- what is
+
+
+class Agent(Table):
+    """An agent (工号 = number). State changes only through ``ari_app.desk``; each is a row of ``agent_states``."""
+
+    __tablename__ = "agents"
+    number: Mapped[str] = mapped_column(String(8), primary_key=True)
+    name: Mapped[str]
+    sip_ha1: Mapped[str] = mapped_column(String(32))
+    """MD5 of ``number:sanling:password``; the 16-character password itself is not kept here. AGT-1."""
+    pin_hash: Mapped[str]
+    state: Mapped[str] = mapped_column(String(16), default="signed_out")
+    state_since: Mapped[float] = mapped_column(default=0.0)
+    call_id: Mapped[str | None] = mapped_column(default=None)
+    wrap_up_until: Mapped[float | None] = mapped_column(default=None)
+
+    __table_args__ = (
+        Index("uq_agents_call", "call_id", unique=True, sqlite_where=text("call_id IS NOT NULL"),
+              postgresql_where=text("call_id IS NOT NULL")),
+    )  # fmt: skip
+
+
+class LawFirm(Table):
+    __tablename__ = "law_firms"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    short_name: Mapped[str]
+    """What people call it: 金衡 for 北京金衡律师事务所. Both are accepted on the keypad."""
+
+
+class Lawyer(Table):
+    __tablename__ = "lawyers"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    licence: Mapped[str] = mapped_column(String(17), unique=True)
+    mobile: Mapped[str] = mapped_column(String(11), index=True)
+    firm_id: Mapped[int] = mapped_column(ForeignKey("law_firms.id"))
+
+
+class Party(Table):
+    __tablename__ = "parties"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    title: Mapped[str] = mapped_column(String(2))
+    """How the opening addresses this person: 先生 or 女士. SOP-1."""
+    mobile: Mapped[str] = mapped_column(String(11), index=True)
+
+
+class Case(Table):
+    """Keyed by case number, lawyer and party together (三码合一, CRM-1); all seven elements are there (CRM-2)."""
+
+    __tablename__ = "cases"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    number: Mapped[str] = mapped_column(unique=True)
+    serial_last5: Mapped[str] = mapped_column(String(5), index=True)
+    """Last five digits of the case number, as a party keys them. SOP-2."""
+    court: Mapped[str]
+    cause: Mapped[str]
+    amount_fen: Mapped[int]
+    party_id: Mapped[int] = mapped_column(ForeignKey("parties.id"), index=True)
+    lawyer_id: Mapped[int] = mapped_column(ForeignKey("lawyers.id"), index=True)
+
+
+class Milestone(Table):
+    __tablename__ = "milestones"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    case_id: Mapped[int] = mapped_column(ForeignKey("cases.id"), index=True)
+    code: Mapped[str] = mapped_column(String(16))
+    """filed, scheduled, served, heard or judged."""
+    at: Mapped[float]
+    """When it happened or, in the future, will happen."""
+
+
+# ---------------------------------------------------------------- what happened (the ledger)
+
+
+class Call(Table):
+    __tablename__ = "calls"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    caller_number: Mapped[str | None]
+    called_number: Mapped[str]
+    at: Mapped[float] = mapped_column(index=True)
+
+
+class Transition(Table):
+    """One step of the SOP. Rows of one call, in order of ``n``, replay through ``step()`` to the same end."""
+
+    __tablename__ = "transitions"
+    call_id: Mapped[str] = mapped_column(ForeignKey("calls.id"), primary_key=True)
+    n: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[float]
+    state: Mapped[str]
+    heard: Mapped[str]
+    next: Mapped[str]
+    actions: Mapped[str]
+    """Names of the actions, in order, joined by spaces."""
+    agent: Mapped[str | None]
+    """The agent whom this step concerns, if any."""
+
+
+class Identity(Table):
+    """What an identity check found. ``missing``: element names joined by spaces, never their values. SOP-2."""
+
+    __tablename__ = "identities"
+    call_id: Mapped[str] = mapped_column(ForeignKey("calls.id"), primary_key=True)
+    n: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[float]
+    role: Mapped[str]
+    verified: Mapped[bool]
+    missing: Mapped[str]
+    party_id: Mapped[int | None]
+    lawyer_id: Mapped[int | None]
+
+
+class OfferEvent(Table):
+    """What became of an offer: offered, ringing, answered, then its end (joined, refused, busy, …)."""
+
+    __tablename__ = "offers"
+    call_id: Mapped[str] = mapped_column(ForeignKey("calls.id"), primary_key=True)
+    n: Mapped[int] = mapped_column(primary_key=True)
+    event: Mapped[str] = mapped_column(String(16), primary_key=True)
+    at: Mapped[float]
+    agent: Mapped[str] = mapped_column(String(8), index=True)
+
+
+class PromptHeard(Table):
+    __tablename__ = "prompts_heard"
+    call_id: Mapped[str] = mapped_column(ForeignKey("calls.id"), primary_key=True)
+    n: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[float]
+    side: Mapped[str] = mapped_column(String(8))
+    """caller, agent or both."""
+    prompt: Mapped[str]
+    seconds: Mapped[float]
+    whole: Mapped[bool]
+    """False: stopped by a key, by the next step or by the end of the call."""
+
+
+class Ending(Table):
+    """The canonical line of a call: written once, when it is over."""
+
+    __tablename__ = "endings"
+    call_id: Mapped[str] = mapped_column(ForeignKey("calls.id"), primary_key=True)
+    at: Mapped[float]
+    outcome: Mapped[str] = mapped_column(String(16))
+    """handled, abandoned, unanswered, fallback or broken."""
+    hung_up_by: Mapped[str] = mapped_column(String(8))
+    """caller or hotline."""
+    agent: Mapped[str | None]
+    answered_after_s: Mapped[float | None]
+    wait_s: Mapped[float]
+    talk_s: Mapped[float]
+    after_closing_s: Mapped[float | None]
+
+
+class Recording(Table):
+    """One stored copy, verified by reading it back. REC-2."""
+
+    __tablename__ = "recordings"
+    call_id: Mapped[str] = mapped_column(primary_key=True)
+    store: Mapped[str] = mapped_column(String(16), primary_key=True)
+    at: Mapped[float]
+    path: Mapped[str]
+    sha256: Mapped[str] = mapped_column(String(64))
+    seconds: Mapped[float]
+    channels: Mapped[int]
+    bytes: Mapped[int]
+
+
+class Callback(Table):
+    """Someone asked to be called back."""
+
+    __tablename__ = "callbacks"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    at: Mapped[float]
+    number: Mapped[str]
+    reason: Mapped[str] = mapped_column(String(16))
+
+
+class AgentState(Table):
+    __tablename__ = "agent_states"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    agent: Mapped[str] = mapped_column(String(8), index=True)
+    at: Mapped[float]
+    was: Mapped[str] = mapped_column(String(16))
+    now: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str]
+    call_id: Mapped[str | None]
+
+
+LEDGER: tuple[type[Table], ...] = (
+    Call, Transition, Identity, OfferEvent, PromptHeard, Ending, Recording, Callback, AgentState,
+)  # fmt: skip
