@@ -1,0 +1,387 @@
+"""Every figure the hotline publishes, in one class: its name, its unit, what it means.
+
+Seconds everywhere, never milliseconds. Histograms are classic ones, with an edge on every threshold that
+somebody is held to, so that "within three rings" and "within 180 s" are exact counts and not interpolations:
+
+    5, 10, 15 s   a second, third, fourth burst of the mainland's ringback begins: answered within 1, 2, 3 rings
+    11 s          the third burst ends: the hotline's own limit (SOP-1); 15 s is the national standard's
+    90 s          mean wait for second-line support (SOP-4)
+    180 s         mean handle time (KPI-1)
+
+Labels hold no personal data. The only label that names anybody is ``agent``, the staff number, and it takes
+only the numbers given to `HotlineMetrics.register_agents`; anything else is counted under ``other``. Every other
+label takes a value of a short list below. So a hostile caller cannot make a series.
+
+A figure must never break a call: a value that is not in its list is counted as ``other`` and logged, a duration
+that is negative or not a number is counted as zero. Everything here may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Final, Literal, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+log = logging.getLogger("sanling.metrics")
+
+OTHER: Final = "other"
+"""What a label value outside its list is counted as."""
+
+ONE_RING_S: Final = 5.0
+THREE_RINGS_S: Final = 11.0
+NATIONAL_LIMIT_S: Final = 15.0
+SECOND_LINE_WAIT_S: Final = 90.0
+MEAN_HANDLE_S: Final = 180.0
+
+ANSWER_EDGES_S: Final = (1.0, 2.0, ONE_RING_S, 10.0, THREE_RINGS_S, NATIONAL_LIMIT_S, 20.0, 30.0)
+HANDLE_EDGES_S: Final = (10.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, MEAN_HANDLE_S, 300.0, 600.0, 900.0, 1800.0)
+WAIT_EDGES_S: Final = (5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, SECOND_LINE_WAIT_S, 120.0, 180.0, 300.0, 600.0,
+                       900.0, 1800.0)  # fmt: skip
+AFTER_CLOSING_EDGES_S: Final = (0.5, 1.0, 2.0, 3.0, 4.0, 4.7, 5.0, 5.3, 6.0, 10.0)
+"""Five seconds, and the ± 0.3 s that the hotline holds to (SOP-6)."""
+LATENCY_EDGES_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+CallOutcome = Literal["handled", "abandoned", "short_abandon", "left_in_menu", "fallback", "ceiling", "broken"]
+"""How a call ended, one value a call.
+
+handled        an agent talked with the caller
+abandoned      the caller gave up waiting
+short_abandon  the caller gave up within the first seconds of waiting; not held against the service level
+left_in_menu   the caller hung up before joining the queue
+fallback       the dialplan spoke to the caller because the controller could not
+ceiling        the call reached its longest allowed duration
+broken         something failed inside the hotline; always worth an alarm
+"""
+OfferOutcome = Literal["answered", "refused", "busy", "no_answer", "unreachable", "caller_left", "broken"]
+"""How the ringing of one agent's phone for one caller ended.
+
+refused: the agent pressed reject. unreachable: no phone is registered, or it could not be called.
+caller_left: the caller gave up while the agent's phone rang; not the agent's fault.
+"""
+Role = Literal["lawyer", "party", "unknown"]
+IdentityResult = Literal["proven", "failed", "skipped", "left"]
+"""skipped: the caller asked for a person instead. left: the caller hung up while being identified."""
+ContextStatus = Literal["ok", "none", "unavailable"]
+"""What the case look-up said before the call reached the controller; the dialplan's SANLING_CONTEXT."""
+QueueResult = Literal["answered", "abandoned", "short_abandon", "ceiling", "broken"]
+AgentState = Literal["idle", "offered", "talking", "wrap_up", "paused", "signed_out"]
+HungUpBy = Literal["caller", "agent", "hotline"]
+Store = Literal["local", "second"]
+RecordingStage = Literal["capture", "local", "second"]
+"""Where a recording failed: capture is turning the spooled file into a finished one."""
+Lane = Literal["fast", "blocking"]
+AriFailure = Literal["gone", "refused", "server_error", "timeout", "unreachable"]
+"""gone: 404, which on a call's verb means that the caller left. refused: any other 4xx."""
+HandlePart = Literal["talk", "hold", "wrap_up"]
+
+CALL_OUTCOMES: Final[tuple[CallOutcome, ...]] = get_args(CallOutcome)
+OFFER_OUTCOMES: Final[tuple[OfferOutcome, ...]] = get_args(OfferOutcome)
+ROLES: Final[tuple[Role, ...]] = get_args(Role)
+IDENTITY_RESULTS: Final[tuple[IdentityResult, ...]] = get_args(IdentityResult)
+CONTEXT_STATUSES: Final[tuple[ContextStatus, ...]] = get_args(ContextStatus)
+QUEUE_RESULTS: Final[tuple[QueueResult, ...]] = get_args(QueueResult)
+AGENT_STATES: Final[tuple[AgentState, ...]] = get_args(AgentState)
+HUNG_UP_BY: Final[tuple[HungUpBy, ...]] = get_args(HungUpBy)
+STORES: Final[tuple[Store, ...]] = get_args(Store)
+RECORDING_STAGES: Final[tuple[RecordingStage, ...]] = get_args(RecordingStage)
+LANES: Final[tuple[Lane, ...]] = get_args(Lane)
+ARI_FAILURES: Final[tuple[AriFailure, ...]] = get_args(AriFailure)
+HANDLE_PARTS: Final[tuple[HandlePart, ...]] = get_args(HandlePart)
+
+# Eight digits at most: no mobile number and no identity card number can become a label by mistake.
+_STAFF_NUMBER = re.compile(r"[0-9]{1,8}")
+
+
+class HotlineMetrics:
+    """The hotline's figures in `registry`, told in the words of the trade.
+
+    Each series exists from the start at zero, so that the first event of a day already shows as an increase.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self._agents: set[str] = set()
+
+        def counter(name: str, meaning: str, *labels: str) -> Counter:
+            return Counter(f"sanling_{name}", meaning, labels, registry=registry)
+
+        def gauge(name: str, meaning: str, *labels: str) -> Gauge:
+            return Gauge(f"sanling_{name}", meaning, labels, registry=registry)
+
+        def histogram(name: str, meaning: str, edges: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"sanling_{name}", meaning, labels, registry=registry, buckets=edges)
+
+        self._arrived = counter("calls_arrived", "Calls that reached the controller.")
+        self._ended = counter("calls_ended", "Calls that ended, by outcome.", "outcome")
+        self._in_progress = gauge("calls_in_progress", "Calls that the controller holds now.")
+        self._hotline_answer = histogram(
+            "hotline_answer_seconds", "Seconds from a call's arrival to the hotline's answer (SOP-1).", ANSWER_EDGES_S
+        )
+        self._context = counter("case_context", "Case look-ups before the call, by what they said.", "status")
+        self._identity = counter("identity", "Identity checks, by role and result (SOP-2).", "role", "result")
+
+        self._queue_length = gauge("queue_length", "Callers waiting for an agent now.")
+        self._oldest_wait = gauge("queue_oldest_wait_seconds", "Seconds the longest-waiting caller has waited.")
+        self._wait = histogram(
+            "queue_wait_seconds", "Seconds a caller waited, by how the waiting ended.", WAIT_EDGES_S, "result"
+        )
+
+        self._agents_by_state = gauge("agents", "Agents by state, now.", "state")
+        self._agent_answer = histogram(
+            "agent_answer_seconds",
+            "Seconds an agent's phone rang before the agent answered (SOP-1).",
+            ANSWER_EDGES_S,
+            "agent",
+        )
+        self._handle = histogram(
+            "agent_handle_seconds", "Talk + hold + wrap-up of one call, in seconds (KPI-1).", HANDLE_EDGES_S, "agent"
+        )
+        self._handle_parts = counter(
+            "agent_handle_part_seconds", "Seconds agents spent handling calls, by part.", "agent", "part"
+        )
+        self._offers = counter("offers", "Calls offered to an agent's phone, by outcome.", "agent", "outcome")
+        self._rona = counter("agent_rona", "Times an agent was paused because an offer was not taken.", "agent")
+
+        self._disclaimers = counter("disclaimers", "Disclaimers read out whole (SOP-5).")
+        self._closings = counter("closings", "Closing questions asked (SOP-6).")
+        self._hangups = counter("hangups", "Calls by who hung up.", "by")
+        self._after_closing = histogram(
+            "after_closing_seconds",
+            "Seconds from the end of the closing question to the hangup (SOP-6).",
+            AFTER_CLOSING_EDGES_S,
+            "by",
+        )
+
+        self._pending = gauge("recordings_pending", "Recordings not yet safe in both stores.")
+        self._stored = counter("recordings_stored", "Recordings stored and read back alike.", "store")
+        self._recording_failures = counter("recordings_failed", "Failed attempts to keep a recording.", "stage")
+        self._callbacks = counter("callbacks_left", "Callers who left a number for a callback.")
+
+        self._ari_up = gauge("ari_up", "1 while the controller hears Asterisk's events.")
+        self._ari_reconnects = counter("ari_reconnects", "Times the link to Asterisk came back.")
+        self._ari_request = histogram(
+            "ari_request_seconds", "Seconds a request to Asterisk took, waiting included.", LATENCY_EDGES_S, "lane"
+        )
+        self._ari_failures = counter("ari_request_failures", "Requests to Asterisk that failed.", "kind")
+        self._loop_lag = histogram(
+            "event_loop_lag_seconds", "Seconds a timer of the controller fired late.", LATENCY_EDGES_S
+        )
+        self._database_write = histogram(
+            "database_write_seconds", "Seconds one committed write to the database took.", LATENCY_EDGES_S
+        )
+        self._begin_at_zero()
+
+    # -- what is known beforehand -------------------------------------------------------------------------
+
+    def register_agents(self, numbers: Iterable[str]) -> None:
+        """Lets these staff numbers be label values; call again when agents are added.
+
+        Raises ValueError for what cannot be a staff number (one to eight digits).
+        """
+        for number in numbers:
+            if not _STAFF_NUMBER.fullmatch(number):
+                raise ValueError("An agent number has one to eight digits.")
+            self._agents.add(number)
+            self._begin_agent_at_zero(number)
+
+    def watch(
+        self,
+        *,
+        calls_in_progress: Callable[[], float] | None = None,
+        queue_length: Callable[[], float] | None = None,
+        oldest_wait_s: Callable[[], float] | None = None,
+        agents_in: Callable[[AgentState], float] | None = None,
+        recordings_pending: Callable[[], float] | None = None,
+    ) -> None:
+        """Reads these at each scrape, in the exporter's thread: they must only look at plain values.
+
+        One that raises shows as NaN; the scrape goes on.
+        """
+        for figure, read in (
+            (self._in_progress, calls_in_progress),
+            (self._queue_length, queue_length),
+            (self._oldest_wait, oldest_wait_s),
+            (self._pending, recordings_pending),
+        ):
+            if read is not None:
+                figure.set_function(_guarded(read))
+        if agents_in is not None:
+            for state in AGENT_STATES:
+                self._agents_by_state.labels(state).set_function(_guarded(_of_state(agents_in, state)))
+
+    # -- the call -----------------------------------------------------------------------------------------
+
+    def call_arrived(self) -> None:
+        self._arrived.inc()
+
+    def hotline_answered(self, seconds: float) -> None:
+        """The hotline picked up, `seconds` after the call arrived. SOP-1."""
+        self._hotline_answer.observe(_duration(seconds))
+
+    def case_context(self, status: ContextStatus) -> None:
+        self._context.labels(_listed(status, CONTEXT_STATUSES)).inc()
+
+    def identity(self, role: Role, result: IdentityResult) -> None:
+        """One caller's identity check ended; once a call, not once a try. SOP-2."""
+        self._identity.labels(_listed(role, ROLES), _listed(result, IDENTITY_RESULTS)).inc()
+
+    def queue_left(self, result: QueueResult, waited_s: float) -> None:
+        """A caller stopped waiting: an agent answered, or the caller gave up."""
+        self._wait.labels(_listed(result, QUEUE_RESULTS)).observe(_duration(waited_s))
+
+    def disclaimer_read(self) -> None:
+        self._disclaimers.inc()
+
+    def closing_asked(self) -> None:
+        self._closings.inc()
+
+    def hung_up(self, by: HungUpBy, *, after_closing_s: float | None = None) -> None:
+        """The call was hung up by one side; `after_closing_s` only if the closing had been asked. SOP-6."""
+        side = _listed(by, HUNG_UP_BY)
+        self._hangups.labels(side).inc()
+        if after_closing_s is not None:
+            self._after_closing.labels(side).observe(_duration(after_closing_s))
+
+    def call_ended(self, outcome: CallOutcome) -> None:
+        self._ended.labels(_listed(outcome, CALL_OUTCOMES)).inc()
+
+    def callback_left(self) -> None:
+        self._callbacks.inc()
+
+    # -- agents -------------------------------------------------------------------------------------------
+
+    def offer_ended(self, agent: str, outcome: OfferOutcome) -> None:
+        self._offers.labels(self._agent(agent), _listed(outcome, OFFER_OUTCOMES)).inc()
+
+    def agent_answered(self, agent: str, seconds: float) -> None:
+        """The agent took an offer after the phone had rung for `seconds`."""
+        self._agent_answer.labels(self._agent(agent)).observe(_duration(seconds))
+
+    def rona(self, agent: str) -> None:
+        """The agent was paused because an offer was not taken (redirect on no answer)."""
+        self._rona.labels(self._agent(agent)).inc()
+
+    def handled(self, agent: str, talk_s: float, hold_s: float, wrap_up_s: float) -> None:
+        """The agent is done with a call, wrap-up included. KPI-1."""
+        name = self._agent(agent)
+        parts = {"talk": _duration(talk_s), "hold": _duration(hold_s), "wrap_up": _duration(wrap_up_s)}
+        for part, seconds in parts.items():
+            self._handle_parts.labels(name, part).inc(seconds)
+        self._handle.labels(name).observe(sum(parts.values()))
+
+    # -- recordings ---------------------------------------------------------------------------------------
+
+    def recording_stored(self, store: Store) -> None:
+        """One copy lies in `store` and was read back alike. REC-2."""
+        self._stored.labels(_listed(store, STORES)).inc()
+
+    def recording_failed(self, stage: RecordingStage) -> None:
+        """One attempt failed; it is tried again, and the recording stays pending."""
+        self._recording_failures.labels(_listed(stage, RECORDING_STAGES)).inc()
+
+    # -- the machinery ------------------------------------------------------------------------------------
+
+    def ari_up(self, up: bool) -> None:
+        self._ari_up.set(float(up))
+
+    def ari_reconnected(self) -> None:
+        self._ari_reconnects.inc()
+
+    def ari_request(self, lane: Lane, seconds: float) -> None:
+        """A request was answered, well or badly, `seconds` after it was asked for, waiting for a lane included."""
+        self._ari_request.labels(_listed(lane, LANES)).observe(_duration(seconds))
+
+    def ari_request_failed(self, kind: AriFailure) -> None:
+        self._ari_failures.labels(_listed(kind, ARI_FAILURES)).inc()
+
+    def loop_lag(self, seconds: float) -> None:
+        self._loop_lag.observe(_duration(seconds))
+
+    def database_write(self, seconds: float) -> None:
+        self._database_write.observe(_duration(seconds))
+
+    @contextmanager
+    def database_writing(self) -> Iterator[None]:
+        """Times one committed write; a write that fails is not counted."""
+        began = perf_counter()
+        yield
+        self.database_write(perf_counter() - began)
+
+    async def measure_loop_lag(self, every_s: float = 0.5) -> None:
+        """Runs until cancelled: sleeps `every_s` and counts how late the event loop woke it up."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + every_s
+            await asyncio.sleep(every_s)
+            self.loop_lag(loop.time() - due)
+
+    # -- inside -------------------------------------------------------------------------------------------
+
+    def _agent(self, number: str) -> str:
+        return number if number in self._agents else OTHER
+
+    def _begin_at_zero(self) -> None:
+        for outcome in CALL_OUTCOMES:
+            self._ended.labels(outcome)
+        for status in CONTEXT_STATUSES:
+            self._context.labels(status)
+        for role in ROLES:
+            for result in IDENTITY_RESULTS:
+                self._identity.labels(role, result)
+        for waiting in QUEUE_RESULTS:
+            self._wait.labels(waiting)
+        for state in AGENT_STATES:
+            self._agents_by_state.labels(state)
+        for side in HUNG_UP_BY:
+            self._hangups.labels(side)
+            self._after_closing.labels(side)
+        for store in STORES:
+            self._stored.labels(store)
+        for stage in RECORDING_STAGES:
+            self._recording_failures.labels(stage)
+        for lane in LANES:
+            self._ari_request.labels(lane)
+        for kind in ARI_FAILURES:
+            self._ari_failures.labels(kind)
+
+    def _begin_agent_at_zero(self, agent: str) -> None:
+        self._agent_answer.labels(agent)
+        self._handle.labels(agent)
+        self._rona.labels(agent)
+        for part in HANDLE_PARTS:
+            self._handle_parts.labels(agent, part)
+        for outcome in OFFER_OUTCOMES:
+            self._offers.labels(agent, outcome)
+
+
+def _listed(value: str, values: tuple[str, ...]) -> str:
+    if value in values:
+        return value
+    log.error("A figure was given a value outside its list; counted as %s. The list: %s", OTHER, values)
+    return OTHER
+
+
+def _duration(seconds: float) -> float:
+    return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
+
+
+def _guarded(read: Callable[[], float]) -> Callable[[], float]:
+    def value() -> float:
+        try:
+            return float(read())
+        except Exception:
+            log.exception("A figure could not be read.")
+            return math.nan
+
+    return value
+
+
+def _of_state(agents_in: Callable[[AgentState], float], state: AgentState) -> Callable[[], float]:
+    return lambda: agents_in(state)
