@@ -1,0 +1,59 @@
+"""The hold music: a minute composed by this script, so that it belongs to nobody else.
+
+Soft plucked tones over slow chords in a pentatonic scale. The melody wanders by a seeded choice and no bar returns,
+so that any few seconds can be told from any others; what rings on past the end rings on into the beginning.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Samples: TypeAlias = npt.NDArray[np.float64]
+
+BEAT_S = 0.625
+BARS = 24
+BEATS_A_BAR = 4
+SECONDS = BARS * BEATS_A_BAR * BEAT_S
+SEED = 12368
+
+SCALE_HZ = [261.63 * 2 ** (step / 12) for octave in (0, 12) for step in (octave + s for s in (0, 2, 4, 7, 9))]
+"""Gong mode on C, two octaves from C4: within the telephone's band, fundamentals and all."""
+
+CHORDS = ((0, 2, 3), (4, 0, 2), (3, 1, 4), (0, 3, 2), (4, 2, 1), (3, 0, 1))
+RHYTHMS = ((0, 1, 2, 3), (0, 1.5, 2, 3), (0, 1, 2.5), (0, 2, 3), (0, 0.5, 1, 2, 3.5), (0, 2), (0.5, 1, 2, 3))
+
+
+def compose(rate: int) -> Samples:
+    """One minute, mono, looping seamlessly; level is up to the caller."""
+    choice = np.random.default_rng(SEED)
+    music = np.zeros(int(SECONDS * rate))
+    place = 4
+    for bar in range(BARS):
+        start = bar * BEATS_A_BAR
+        chord = CHORDS[choice.integers(len(CHORDS))]
+        for voice, degree in enumerate(chord):
+            _add(music, rate, (start + 0.05 * voice) * BEAT_S, SCALE_HZ[degree], 0.32, 3.2)
+        for beat in RHYTHMS[choice.integers(len(RHYTHMS))]:
+            place = int(np.clip(place + choice.integers(-3, 4), 1, len(SCALE_HZ) - 1))
+            loudness = 0.55 + 0.2 * choice.random()
+            lateness_s = 0.03 * choice.random()
+            _add(music, rate, (start + beat) * BEAT_S + lateness_s, SCALE_HZ[place], loudness, 1.8)
+    return music / np.abs(music).max()
+
+
+def _add(music: Samples, rate: int, at_s: float, pitch_hz: float, loudness: float, ring_s: float) -> None:
+    """Adds one tone: a soft attack and partials that die away the sooner the higher they are."""
+    time = np.arange(int(ring_s * rate)) / rate
+    tone = np.zeros_like(time)
+    for partial, share in enumerate((1.0, 0.35, 0.15, 0.05), 1):
+        if pitch_hz * partial < 0.42 * rate:
+            decay = np.exp(-time * (2.0 + 1.5 * partial) / ring_s * 1.6)
+            tone += share * decay * np.sin(2 * np.pi * pitch_hz * partial * time)
+    attack, release = int(0.012 * rate), int(0.2 * ring_s * rate)
+    tone[:attack] *= np.sin(np.linspace(0, np.pi / 2, attack)) ** 2
+    tone[-release:] *= np.cos(np.linspace(0, np.pi / 2, release)) ** 2
+    places = (int(at_s * rate) + np.arange(tone.size)) % music.size
+    np.add.at(music, places, loudness * tone)
