@@ -1,0 +1,514 @@
+"""One hotline on one machine: its run-time folder, its Asterisk, and the processes of ``sanling run``.
+
+Everything of an instance lies in ``settings.run_dir`` and listens on ``settings.address``, so that several run side by
+side. Asterisk is the machine's own from version 20 on, else one from Debian, unpacked in the user's cache and run under
+bubblewrap (see :mod:`ari_app.roots`); both see the project and the run-time folder at the same absolute paths, so that
+one configuration serves both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ctypes
+import http.client
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import string
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ari_app import roots
+from ari_app.errors import SetUpFailed
+from ari_app.settings import PROJECT, Settings
+
+log = logging.getLogger("sanling.house")
+
+OLDEST_ASTERISK = 20
+SUITE, PACKAGES = "forky", ("asterisk",)
+
+STARTS_WITHIN_S = 30.0
+STOPS_WITHIN_S = 5.0
+RESTART_AFTER_S = (0.2, 1.0, 2.0, 5.0, 10.0)
+"""Before the first, second … restart of a child in a row; the last one goes on for ever."""
+STEADY_AFTER_S = 60.0
+"""A child that ran this long starts again from the shortest pause."""
+
+AGI_GUARD_S = 1.0
+"""Asterisk itself gives a look-up up this long after the AGI server should have."""
+
+
+@dataclass(frozen=True)
+class AgentAccount:
+    """An agent's SIP account: `number` is account and address, `sip_ha1` = md5("number:sanling:password"). AGT-1."""
+
+    number: str
+    sip_ha1: str
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Asterisk:
+    """An Asterisk that can be started; `root` is None for the machine's own."""
+
+    version: str
+    root: Path | None
+
+    @property
+    def major(self) -> int:
+        return int(self.version.partition(".")[0])
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What became of one process of the instance."""
+
+    process: str
+    what: str
+    """started, ended, waiting or stopped"""
+    detail: str = ""
+
+
+def find_asterisk(settings: Settings, progress: roots.Progress = log.info) -> Asterisk:
+    """The machine's Asterisk from version 20 on, else a private one, fetched if the cache lacks it.
+
+    Blocks for as long as a download takes. Raises SetUpFailed with what to do.
+    """
+    if settings.asterisk_root:
+        root = Path(settings.asterisk_root)
+        return Asterisk(_version(roots.sandbox(root, ["asterisk", "-V"])), root)
+    if (system := shutil.which("asterisk", path=f"{os.environ.get('PATH', '')}:/usr/sbin")) is not None:
+        own = Asterisk(_version([system, "-V"]), None)
+        if own.major >= OLDEST_ASTERISK:
+            return own
+        progress(f"this machine's Asterisk {own.version} is older than {OLDEST_ASTERISK}: using a private one")
+    root = roots.fetch("asterisk", SUITE, PACKAGES, progress=progress)
+    return Asterisk(_version(roots.sandbox(root, ["asterisk", "-V"])), root)
+
+
+def _version(command: Sequence[str]) -> str:
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    match = re.search(r"Asterisk (?:certified/)?(\d+(?:\.\d+)*)", said.stdout)
+    if match is None:
+        raise SetUpFailed(f"`{command[-2]} -V` does not say its version: {(said.stderr or said.stdout).strip()[:300]}")
+    return match[1]
+
+
+class _Template(string.Template):
+    """``@{name}``, because ``${name}`` is Asterisk's own."""
+
+    delimiter = "@"
+
+
+class Instance:
+    """The run-time folder and the Asterisk of one hotline.
+
+    ``prepare()``, then ``start_asterisk()`` … ``stop()``, or ``supervise()`` for all processes. Not for use in
+    threads other than the event loop's: children die with the thread that started them.
+    """
+
+    def __init__(self, settings: Settings, progress: roots.Progress = log.info) -> None:
+        self.settings = settings
+        self._progress = progress
+        self._asterisk: Asterisk | None = None
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def asterisk(self) -> Asterisk:
+        if self._asterisk is None:
+            self._asterisk = find_asterisk(self.settings, self._progress)
+        return self._asterisk
+
+    @property
+    def asterisk_version(self) -> str:
+        return self.asterisk.version
+
+    @property
+    def ari_url(self) -> str:
+        return f"http://{self.settings.address}:{self.settings.ari_port}/ari"
+
+    @property
+    def ari_user(self) -> str:
+        return str(self.secrets["ari"]["user"])
+
+    @property
+    def ari_password(self) -> str:
+        return str(self.secrets["ari"]["password"])
+
+    @property
+    def trunk_password(self) -> str:
+        return str(self.secrets["trunk"]["password"])
+
+    @property
+    def secrets(self) -> dict[str, Any]:
+        """Raises SetUpFailed before ``prepare()``."""
+        try:
+            return tomllib.loads(self.settings.secrets_file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise SetUpFailed(f"{self.settings.secrets_file} is missing: run `make demo` or `make run`.") from error
+
+    # Preparing
+
+    def prepare(self, agents: Iterable[AgentAccount]) -> None:
+        """Makes the run-time folder, the secrets and Asterisk's configuration; what is there already is kept or renewed."""
+        run_dir = self.settings.run_dir
+        for path in (run_dir, PROJECT, self.settings.prompts):
+            if not re.fullmatch(r"[\w./+@~ -]+", str(path)):
+                raise SetUpFailed(f"{path}: Asterisk cannot work with this folder's name; use letters, digits, . _ - only.")
+        run_dir.mkdir(parents=True, exist_ok=True)
+        run_dir.chmod(0o700)
+        for part in ("etc", "log", "run", "lib/music", "spool/monitor", "spool/callbacks", "spool/recording"):
+            (run_dir / part).mkdir(parents=True, exist_ok=True)
+        (run_dir / "etc").chmod(0o700)
+        self._make_secrets()
+        self._link_music()
+        values = self._values()
+        for template in sorted((PROJECT / "asterisk-conf").glob("*.conf")):
+            text = _Template(template.read_text(encoding="utf-8")).substitute(values)
+            _write(run_dir / "etc" / template.name, text)
+        _write(run_dir / "etc" / "hosts", f"127.0.0.1 localhost\n{self.settings.address} {socket.gethostname()}\n")
+        self.write_agents(agents)
+
+    def write_agents(self, agents: Iterable[AgentAccount]) -> None:
+        """Renders the agents' accounts; takes effect at the next start or ``reload_agents()``."""
+        sections = [_account(agent) for agent in sorted(agents, key=lambda agent: agent.number)]
+        _write(self.settings.run_dir / "etc" / "pjsip-agents.conf", "\n".join(sections))
+
+    async def reload_agents(self) -> None:
+        """Has the running Asterisk take the agents' accounts anew; registrations stay.
+
+        Raises SetUpFailed if Asterisk does not answer or refuses.
+        """
+        status, body = await self._ari("PUT", "asterisk/modules/res_pjsip.so")
+        if status != 204:
+            raise SetUpFailed(f"Asterisk did not reload the agents: {status} {body[:200].decode(errors='replace')}")
+
+    def _make_secrets(self) -> None:
+        file = self.settings.secrets_file
+        if file.exists():
+            return
+        text = (
+            f'[ari]\nuser = "sanling"\npassword = "{secrets.token_urlsafe(24)}"\n\n'
+            f'[trunk]\npassword = "{secrets.token_urlsafe(24)}"\n'
+        )
+        _write(file, text)
+
+    def _link_music(self) -> None:
+        link = self.settings.run_dir / "lib" / "music" / "hold-music.alaw"
+        target = self.settings.prompts / "audio" / "hold-music.alaw"
+        if not link.is_symlink() or link.readlink() != target:
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
+
+    def _values(self) -> dict[str, str]:
+        settings = self.settings
+        trunk = settings.trunk
+        digest = (
+            "auth = trunk-auth\n\n[trunk-auth]\ntype = auth\nauth_type = userpass\nrealm = sanling\n"
+            f"username = {trunk.username}\npassword = {self.trunk_password}"
+        )
+        return {
+            "run_dir": str(settings.run_dir),
+            "instance": settings.instance,
+            "address": settings.address,
+            "sip_port": str(settings.sip_port),
+            "ari_port": str(settings.ari_port),
+            "agi_port": str(settings.agi_port),
+            "ari_user": self.ari_user,
+            "ari_password": self.ari_password,
+            "codecs": ",".join(settings.codecs),
+            "trunk_auth": digest if trunk.username else "",
+            "trunk_matches": "\n".join(f"match = {address}" for address in trunk.addresses),
+            "rtp_low": str(settings.rtp_ports[0]),
+            "rtp_high": str(settings.rtp_ports[1]),
+            "agi_guard_s": f"{settings.agi_deadline_s + AGI_GUARD_S:g}",
+            "prompts": str(settings.prompts / "audio"),
+            "hotline_numbers": "\n".join(f"exten => {n},1,Goto(hotline,s,1)" for n in settings.hotline_numbers),
+            "dialplan": str(PROJECT / "dialplan" / "extensions.conf"),
+        }
+
+    # Asterisk
+
+    def asterisk_command(self) -> list[str]:
+        run_dir = self.settings.run_dir
+        command = ["asterisk", "-f", "-C", str(run_dir / "etc" / "asterisk.conf")]
+        if self.asterisk.root is None:
+            return command
+        return roots.sandbox(
+            self.asterisk.root,
+            command,
+            ro_binds=[PROJECT, self.settings.prompts, (run_dir / "etc" / "hosts", "/etc/hosts")],
+            rw_binds=[run_dir],
+            env={"TZ": self.settings.time_zone},
+        )
+
+    async def start_asterisk(self) -> None:
+        """Starts Asterisk and returns once it serves calls. Raises SetUpFailed, saying what is in its way."""
+        self._check_ports()
+        out = (self.settings.run_dir / "log" / "asterisk.out").open("wb")
+        with out:
+            self._process = await start_child(self.asterisk_command(), {"TZ": self.settings.time_zone}, out)
+        try:
+            async with asyncio.timeout(STARTS_WITHIN_S):
+                while not await self._is_up():
+                    if self._process.returncode is not None:
+                        raise SetUpFailed(f"Asterisk ended while starting. Its last words:\n{self.last_words()}")
+                    await asyncio.sleep(0.05)
+        except TimeoutError as error:
+            await self.stop()
+            raise SetUpFailed(
+                f"Asterisk did not come up within {STARTS_WITHIN_S:.0f} s. Its last words:\n{self.last_words()}"
+            ) from error
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def wait_asterisk(self) -> int:
+        """Returns when Asterisk ends: its exit code, negative for a signal."""
+        if self._process is None:
+            raise SetUpFailed("Asterisk was not started.")
+        return await self._process.wait()
+
+    async def stop(self) -> None:
+        """Ends Asterisk: asked first, killed after a while. Harmless if it does not run."""
+        process, self._process = self._process, None
+        if process is None or process.returncode is not None:
+            return
+        await end_child(process, self._asterisk_pid(process))
+
+    def last_words(self, lines: int = 12) -> str:
+        """The end of Asterisk's own log and output."""
+        said: list[str] = []
+        for name in ("messages.log", "asterisk.out"):
+            file = self.settings.run_dir / "log" / name
+            if file.exists():
+                said += file.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+        return "\n".join(said[-2 * lines :]) or "(it said nothing)"
+
+    def _asterisk_pid(self, process: asyncio.subprocess.Process) -> int:
+        """Asterisk's own: the child of bubblewrap, which passes no signals on."""
+        if self.asterisk.root is None:
+            return process.pid
+        try:
+            below = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        except OSError:
+            return process.pid
+        return int(below[0]) if below else process.pid
+
+    async def _is_up(self) -> bool:
+        try:
+            status, body = await self._ari("GET", "asterisk/modules")
+        except SetUpFailed:
+            return False
+        if status != 200:
+            return False
+        running = {module["name"] for module in json.loads(body) if module["status"] == "Running"}
+        return self._required_modules() <= running
+
+    def _required_modules(self) -> set[str]:
+        text = (self.settings.run_dir / "etc" / "modules.conf").read_text(encoding="utf-8")
+        return set(re.findall(r"^require = (\S+)", text, re.M))
+
+    async def _ari(self, method: str, path: str) -> tuple[int, bytes]:
+        try:
+            return await asyncio.to_thread(self._ari_now, method, path)
+        except (OSError, http.client.HTTPException) as error:
+            raise SetUpFailed(f"Asterisk at {self.ari_url} does not answer: {error}") from error
+
+    def _ari_now(self, method: str, path: str) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(self.settings.address, self.settings.ari_port, timeout=5)
+        try:
+            who = base64.b64encode(f"{self.ari_user}:{self.ari_password}".encode()).decode()
+            connection.request(method, f"/ari/{path}", headers={"Authorization": f"Basic {who}"})
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def _check_ports(self) -> None:
+        settings = self.settings
+        wanted = ((socket.SOCK_DGRAM, settings.sip_port, "udp"), (socket.SOCK_STREAM, settings.ari_port, "tcp"))
+        for kind, port, name in wanted:
+            with socket.socket(socket.AF_INET, kind) as probe:
+                if kind == socket.SOCK_STREAM:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((settings.address, port))
+                except OSError as error:
+                    raise SetUpFailed(
+                        f"{settings.address}:{port}/{name} is not free ({error.strerror}). Is this instance running "
+                        "already? Another address: SANLING_ADDRESS=127.0.20.2"
+                    ) from error
+
+    # All processes
+
+    async def supervise(self, notice: Callable[[Notice], None] = lambda _: None) -> None:
+        """Runs Asterisk, the AGI server and the controller until SIGINT, SIGTERM or cancellation; ends them all then.
+
+        A process that dies is started again, after a pause that grows while it keeps dying. Raises SetUpFailed if
+        Asterisk does not come up the first time.
+        """
+        loop = asyncio.get_running_loop()
+        asked_to_stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, asked_to_stop.set)
+        try:
+            await self.start_asterisk()
+            notice(Notice("asterisk", "started", self.asterisk_version))
+            async with asyncio.TaskGroup() as group:
+                keepers = [
+                    group.create_task(self._keep_asterisk(notice)),
+                    group.create_task(self._keep("agi", [sys.executable, "-m", "agi_scripts"], notice)),
+                    group.create_task(self._keep("controller", [sys.executable, "-m", "ari_app"], notice)),
+                ]
+                await asked_to_stop.wait()
+                for keeper in keepers:
+                    keeper.cancel()
+        finally:
+            await self.stop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+            notice(Notice("all", "stopped"))
+
+    async def _keep_asterisk(self, notice: Callable[[Notice], None]) -> None:
+        pauses = _Pauses()
+        while True:
+            try:
+                code = await self.wait_asterisk()
+                notice(Notice("asterisk", "ended", _ending(code)))
+            except SetUpFailed as error:
+                notice(Notice("asterisk", "ended", str(error)))
+            await pauses.sleep(lambda s: notice(Notice("asterisk", "waiting", f"{s:g} s")))
+            try:
+                await self.start_asterisk()
+            except SetUpFailed as error:
+                notice(Notice("asterisk", "ended", str(error)))
+                continue
+            notice(Notice("asterisk", "started", self.asterisk_version))
+
+    async def _keep(self, name: str, command: Sequence[str], notice: Callable[[Notice], None]) -> None:
+        pauses = _Pauses()
+        while True:
+            with (self.settings.run_dir / "log" / f"{name}.log").open("ab") as out:
+                process = await start_child(command, environment_of(self.settings), out)
+            notice(Notice(name, "started", f"pid {process.pid}"))
+            try:
+                code = await process.wait()
+            except asyncio.CancelledError:
+                await asyncio.shield(end_child(process))
+                raise
+            notice(Notice(name, "ended", _ending(code)))
+            await pauses.sleep(lambda s: notice(Notice(name, "waiting", f"{s:g} s")))
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The environment in which ``ari_app.settings.load()`` gives these very settings, whatever file lies around."""
+
+    def flat(tree: dict[str, Any], prefix: str) -> Iterable[tuple[str, str]]:
+        for name, value in tree.items():
+            if isinstance(value, dict):
+                yield from flat(value, f"{prefix}{name.upper()}__")
+            elif isinstance(value, list | tuple):
+                yield f"{prefix}{name.upper()}", ",".join(map(str, value))
+            else:
+                yield f"{prefix}{name.upper()}", str(value)
+
+    return {**dict(flat(msgspec.to_builtins(settings), "SANLING_")), "SANLING_CONFIG": os.devnull}
+
+
+async def start_child(command: Sequence[str], environment: dict[str, str], out: Any) -> asyncio.subprocess.Process:
+    """Starts a process in a group of its own that dies with us. Its working folder is the project."""
+    try:
+        return await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=asyncio.subprocess.STDOUT,
+            env={**os.environ, **environment}, cwd=PROJECT, start_new_session=True, preexec_fn=_die_with_parent,
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise SetUpFailed(f"{command[0]} is missing.") from error
+
+
+async def end_child(process: asyncio.subprocess.Process, asked: int | None = None) -> None:
+    """SIGTERM to the process (or to `asked`, one below it), after a while SIGKILL to its whole group."""
+    if process.returncode is None:
+        _signal(asked or process.pid, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(STOPS_WITHIN_S):
+                await process.wait()
+        except TimeoutError:
+            log.warning("process %s did not end within %.0f s and is killed", process.pid, STOPS_WITHIN_S)
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    await process.wait()
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+class _Pauses:
+    """Growing pauses between restarts; a child that ran for a while begins anew."""
+
+    def __init__(self) -> None:
+        self._row = 0
+        self._since = asyncio.get_running_loop().time()
+
+    async def sleep(self, tell: Callable[[float], None]) -> None:
+        now = asyncio.get_running_loop().time()
+        self._row = 0 if now - self._since > STEADY_AFTER_S else self._row
+        pause = RESTART_AFTER_S[min(self._row, len(RESTART_AFTER_S) - 1)]
+        self._row += 1
+        tell(pause)
+        await asyncio.sleep(pause)
+        self._since = asyncio.get_running_loop().time()
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _ending(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _account(agent: AgentAccount) -> str:
+    """Name and wishes of people stay out of the configuration; numbers and digests cannot carry a line of their own."""
+    if not re.fullmatch(r"\d{2,8}", agent.number) or not re.fullmatch(r"[0-9a-f]{32}", agent.sip_ha1):
+        raise SetUpFailed(f"Agent {agent.number[:8]!r}: a number has 2 to 8 digits, its digest 32 hexadecimal ones.")
+    n = agent.number
+    return (
+        f"[{n}](agent)\nauth = {n}\naors = {n}\ncallerid = <{n}>\n\n"
+        f"[{n}](agent-auth)\nusername = {n}\nmd5_cred = {agent.sip_ha1}\n\n"
+        f"[{n}](agent-aor)\n"
+    )
+
+
+def _write(file: Path, text: str) -> None:
+    """Replaces the file at once, mode 600: a reader never sees half of it."""
+    if file.exists() and file.read_text(encoding="utf-8") == text:
+        return
+    new = file.with_name(f".{file.name}.{os.getpid()}")
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as out:
+        out.write(text)
+    new.replace(file)
