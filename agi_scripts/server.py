@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import BinaryIO, cast
+from typing import BinaryIO, Final, cast
 
 from sqlalchemy import Engine
 
@@ -31,6 +31,9 @@ from agi_scripts.session import AGIError, AGIHangup, Session
 from ari_app.errors import StoreUnavailable
 
 log = logging.getLogger("sanling.agi")
+
+BACKLOG: Final = 256
+"""Connections that the kernel holds until they are accepted, which takes microseconds."""
 
 Script = Callable[[Session, Engine], None]
 
@@ -76,7 +79,7 @@ class Server:
         self._waiting: queue.Queue[_Conversation | None] = queue.Queue(longest_queue)
         self._open: deque[_Conversation] = deque()
         self._wake_in, self._wake_out = socket.socketpair()
-        self._listener = socket.create_server((address, port), backlog=longest_queue)
+        self._listener = socket.create_server((address, port), backlog=BACKLOG)
         self._listener.setblocking(False)
 
     @property
