@@ -1,0 +1,902 @@
+"""One call: hear, step, do.
+
+Everything that happens to a call, from Asterisk, the clock or the desk, arrives in its mailbox; one task takes it out,
+asks the SOP (``flow.sop.step``) and does what it says. There is no other state machine and no lock. Whatever this
+task creates is named after the call, so its events find the way back and nothing outlives the call unnamed.
+
+A caller who hangs up is `Heard.HUNG_UP` (normal). Anything that breaks in here hands the caller to the dialplan's
+fallback (an apology and a callback), is counted and logged, and touches no other call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from math import ceil
+from typing import Literal
+
+from ari_app import cases
+from ari_app.ari import events
+from ari_app.ari.client import Client
+from ari_app.ari.errors import AllocationFailed, AriError, Conflict, Invalid, NotFound, Unreachable
+from ari_app.ari.mailboxes import Mailbox
+from ari_app.desk import Desk, Reserved
+from ari_app.errors import StoreUnavailable
+from ari_app.flow.dispatch import minutes
+from ari_app.flow.identity import REQUIRED, Element, Role
+from ari_app.flow.keypad import AgentKeys, Keyed, Keypad
+from ari_app.flow.sop import ENTRIES, MENUS, QUESTIONS, Do, Heard, Need, Progress, State, step
+from ari_app.ledger import Ledger
+from ari_app.prompts import Catalogue
+from ari_app.settings import Settings
+from ari_app.store import models
+from metrics.hotline import HotlineMetrics
+
+log = logging.getLogger("sanling.call")
+
+CONTEXT_WITHIN_S = 4.0
+"""The AGI server answers or gives up within 2 s; the rest is for the way there and back."""
+PLAYBACK_GRACE_S = 3.0
+"""A playback that has not ended this long after its audio is taken as ended: Asterisk lost it."""
+CEILING_AGAIN_S = 3.0
+NOT_IN_STASIS = (400, 422)
+"""What addChannel answers when the channel has gone: 400 if it was destroyed, 422 if it is on its way out."""
+RELINK_WITHIN_S = 30.0
+APOLOGY = ("fallback", "s", 1)
+CONTEXT = ("case-context", "s", 1)
+
+KEYED = {
+    Keyed.ENTERED: Heard.ENTERED,
+    Keyed.CLEARED: Heard.ENTRY_CLEARED,
+    Keyed.INVALID: Heard.ENTRY_INVALID,
+    Keyed.NOTHING: Heard.NO_ENTRY,
+    Keyed.PERSON: Heard.WANTS_A_PERSON,
+}
+
+ContextStatus = Literal["ok", "none", "unavailable"]
+OfferOutcome = Literal["refused", "busy", "no_answer", "unreachable", "caller_left"]
+
+OFFER_ENDED: dict[Heard, OfferOutcome] = {
+    Heard.AGENT_REFUSED: "refused",
+    Heard.AGENT_BUSY: "busy",
+    Heard.AGENT_NO_ANSWER: "no_answer",
+    Heard.AGENT_UNREACHABLE: "unreachable",
+    Heard.AGENT_LEFT: "refused",
+}
+
+CAUSES = {16: Heard.AGENT_LEFT, 17: Heard.AGENT_BUSY, 18: Heard.AGENT_NO_ANSWER, 19: Heard.AGENT_NO_ANSWER,
+          21: Heard.AGENT_REFUSED}  # fmt: skip
+"""Hang-up causes of a phone that was offered a call. Source: ITU-T Q.850; 486 → 17, 603 → 21, 480 and timeout → 19."""
+
+ROLE_WORDS = {Role.LAWYER: "律师", Role.PARTY: "当事人", Role.UNKNOWN: "身份未知"}
+ELEMENT_WORDS = {
+    Element.FIRM: "律所", Element.NAME: "姓名", Element.LICENCE: "执业证号", Element.MOBILE: "手机号",
+    Element.CASE: "案号",
+}  # fmt: skip
+MILESTONE_WORDS = {"filed": "立案", "scheduled": "排期", "served": "送达", "heard": "开庭", "judged": "判决"}
+
+
+WhisperedNeed = Literal["milestone", "material", "time", "pressing", "none"]
+WHISPERED_NEEDS: dict[Need | None, WhisperedNeed] = {
+    Need.MILESTONE: "milestone", Need.MATERIAL: "material", Need.TIME: "time", Need.PRESSING: "pressing", None: "none",
+}  # fmt: skip
+
+Outcome = Literal["handled", "abandoned", "left_in_menu", "broken"]
+
+
+@dataclass(frozen=True)
+class Hotline:
+    """What a call needs of the house it comes to."""
+
+    settings: Settings
+    client: Client
+    desk: Desk
+    ledger: Ledger
+    catalogue: Catalogue
+    metrics: HotlineMetrics
+    clock: Callable[[], float]
+    """Unix seconds."""
+    linked: asyncio.Event
+    """Set while Asterisk is reachable."""
+
+
+@dataclass(frozen=True)
+class Due:
+    """A deadline of this call has come."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Resync:
+    """The link to Asterisk was down; these channels are there now. What was lost must be found out."""
+
+    channels: Mapping[str, str]
+    """Channel id → state."""
+
+
+@dataclass
+class Speech:
+    """Prompts being played, one after another."""
+
+    playback: str
+    prompts: tuple[str, ...]
+    side: str
+    at: float
+
+
+@dataclass
+class Offer:
+    """An agent's phone that was offered this call."""
+
+    n: int
+    agent: str
+    channel: str
+    at: float
+    answered_at: float | None = None
+    joined_at: float | None = None
+    left: bool = False
+
+
+@dataclass
+class CaseVars:
+    """Codes and counts from AGI; no personal data."""
+
+    status: ContextStatus = "unavailable"
+    cases: str = "0"
+    milestone: str = "none"
+
+
+@dataclass
+class Call:
+    """A caller from the first ring to the end. `number` is personal data: masked in every log."""
+
+    hotline: Hotline
+    id: str
+    inbox: Mailbox
+    number: str | None
+    progress: Progress = field(default_factory=Progress)
+    context: CaseVars = field(default_factory=CaseVars)
+    missing: tuple[Element, ...] = ()
+    person: cases.Person | None = None
+    answers: dict[Element, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.began = self.hotline.clock()
+        self.answered_at: float | None = None
+        self.waiting_since: float | None = None
+        self.waited_s = 0.0
+        self.talked_s = 0.0
+        self.closing_ended_at: float | None = None
+        self.hung_up_by: Literal["caller", "hotline"] = "caller"
+        self.outcome: Outcome | None = None
+        self.served_by: str | None = None
+        self.offer: Offer | None = None
+        self.speech: Speech | None = None
+        self.whispered: Speech | None = None
+        self.music = False
+        self.bridge: str | None = None
+        self.pad: Keypad | None = None
+        self.agent_keys = AgentKeys({"5": Heard.DISCLAIMER_ASKED, "6": Heard.CLOSING_ASKED})
+        self._reserved: str | None = None
+        self._held_since: float | None = None
+        self._held_s = 0.0
+        self._offers = self._plays = self._rows = self._heard_rows = self._checks = 0
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._last_heard: Heard | None = None
+        self._entered: tuple[Element, str] | None = None
+        self._let_go: Offer | None = None
+
+    # ================================================================ the loop
+
+    async def run(self) -> None:
+        """Serves the caller until the end; never raises for what happened to the call."""
+        house = self.hotline
+        house.metrics.call_arrived()
+        house.metrics.case_context(self.context.status)
+        try:
+            await self._ring()
+            while self.progress.state is not State.ENDED:
+                heard = await self._hear(await self.inbox.get())
+                if heard is not None:
+                    await self._take(heard)
+        except asyncio.CancelledError:
+            self.outcome = "broken"
+            raise
+        except Exception:
+            log.exception("call %s: broken in %s", self.id, self.progress.state.name)
+            self.outcome = "broken"
+            await self._apologise()
+        finally:
+            await self._close()
+
+    async def _take(self, heard: Heard) -> None:
+        """One step of the SOP: look up, write down, do."""
+        was = self.progress
+        self.progress, actions = step(was, heard)
+        self._last_heard = heard
+        if self.progress is was and not actions:
+            return
+        names = " ".join(do.name for do in actions)
+        self.hotline.ledger.write(
+            models.Transition(
+                call_id=self.id,
+                n=self._rows,
+                at=self.hotline.clock(),
+                state=was.state.name,
+                heard=heard.name,
+                next=self.progress.state.name,
+                actions=names,
+                agent=self.offer.agent if self.offer else self._reserved,
+            )
+        )
+        self._rows += 1
+        log.info("call %s: %s, %s → %s [%s]", self.id, was.state.name, heard.name, self.progress.state.name, names)
+        if self.progress.state is not was.state:
+            self.pad = self._pad_of(self.progress.state)
+            self._clear("first-key", "next-key", "five")
+        await self._do_all(actions)
+
+    async def _do_all(self, actions: tuple[Do, ...]) -> None:
+        words: list[str] = []
+        for do in actions:
+            if do in (Do.ASK, Do.LISTEN):
+                self.pad = self._pad_of(self.progress.state)
+            said = self._words(do)
+            if said is not None:
+                words += said
+                continue
+            if words:
+                await self._through(partial(self._say, tuple(words)))
+                words = []
+            await self._through(partial(DOING[do], self))
+        if words:
+            await self._through(partial(self._say, tuple(words)))
+
+    async def _through(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Does `work`; if the link to Asterisk is down, once more when it is up again."""
+        try:
+            await work()
+        except Unreachable:
+            async with asyncio.timeout(RELINK_WITHIN_S):
+                await self.hotline.linked.wait()
+            await work()
+
+    # ================================================================ hearing
+
+    async def _hear(self, event: object) -> Heard | None:
+        """What `event` means to the SOP, or None."""
+        match event:
+            case Heard():
+                return event
+            case Due(name):
+                return await self._due(name)
+            case Reserved(agent):
+                self._reserved = agent
+                if self.progress.state is State.WAITING:
+                    return Heard.AGENT_RESERVED
+                await self.hotline.desk.withdraw(self.id, agent)
+            case Resync(channels):
+                return self._resync(channels)
+            case events.ChannelDtmfReceived(digit=digit, channel=channel):
+                return await self._key(digit) if channel.id == self.id else self._agent_key(channel.id, digit)
+            case events.PlaybackFinished(playback=playback):
+                return self._playback_finished(playback.id, playback.state)
+            case events.StasisStart(channel=channel, args=args) if channel.id == self.id:
+                return self._context_came(channel) if tuple(args[:1]) == ("context",) else None
+            case events.StasisStart(channel=channel):
+                return self._agent_answered(channel.id)
+            case events.StasisEnd(channel=channel) if channel.id == self.id:
+                return None if self.progress.state is State.FETCHING_CONTEXT else Heard.HUNG_UP
+            case events.ChannelDestroyed(channel=channel, cause=cause):
+                return Heard.HUNG_UP if channel.id == self.id else self._agent_gone(channel.id, cause)
+            case events.ChannelHold(channel=channel) if self.offer and channel.id == self.offer.channel:
+                self._held_since = self.hotline.clock()
+            case events.ChannelUnhold(channel=channel) if self.offer and channel.id == self.offer.channel:
+                self._unhold()
+        return None
+
+    def _resync(self, channels: Mapping[str, str]) -> Heard | None:
+        if self.id not in channels:
+            return Heard.HUNG_UP
+        offer = self.offer
+        if offer is not None and not offer.left:
+            if offer.channel not in channels:
+                return self._agent_gone(offer.channel, 0)
+            if offer.answered_at is None and channels[offer.channel] == "Up":
+                return self._agent_answered(offer.channel)
+        return None
+
+    async def _key(self, key: str) -> Heard | None:
+        """A key of the caller's: typing over a prompt stops it."""
+        if self.pad is None:
+            return None
+        if self.progress.state in QUESTIONS or key in self.pad.choices or key == "0":
+            await self._hush()
+        self._clear("first-key")
+        keyed = self.pad.press(key)
+        if keyed is None:
+            if self.pad.keys:
+                quick = min(2.0, self.hotline.settings.keypad.between_digits_s)
+                self._in("next-key", quick if self.pad.lone_zero else self.hotline.settings.keypad.between_digits_s)
+            return None
+        self._clear("next-key")
+        return self._keyed(keyed)
+
+    def _keyed(self, keyed: Keyed) -> Heard:
+        state = self.progress.state
+        if self.pad is not None and keyed is Keyed.CHOICE:
+            return MENUS[state][self.pad.keys]
+        if self.pad is not None and keyed is Keyed.ENTERED:
+            self._entered = (ENTRIES[state].element, self.pad.keys)
+        return KEYED[keyed]
+
+    def _agent_key(self, channel: str, key: str) -> Heard | None:
+        if self.offer is None or channel != self.offer.channel:
+            return None
+        code = self.agent_keys.press(key)
+        return code if isinstance(code, Heard) else None
+
+    def _playback_finished(self, playback: str, state: str) -> Heard | None:
+        if self.whispered is not None and playback == self.whispered.playback:
+            self._clear("whisper")
+            self._heard_prompts(self.whispered, state == "done")
+            self.whispered = None
+            return Heard.WHISPER_ENDED if state == "done" else None
+        if self.speech is None or playback != self.speech.playback:
+            return None
+        if state != "done":  # comes before the hang-up that caused it: wait for that before going on
+            self._in("speech", 0.3)
+            return None
+        return self._speech_ended(whole=True)
+
+    def _speech_ended(self, whole: bool) -> Heard:
+        self._clear("speech")
+        if self.speech is not None:
+            self._heard_prompts(self.speech, whole)
+            self.speech = None
+        if self.progress.state in QUESTIONS and self.pad is not None and not self.pad.keys:
+            self._in("first-key", self.hotline.settings.keypad.first_digit_s)
+        return Heard.PROMPT_ENDED
+
+    async def _due(self, name: str) -> Heard | None:
+        self._timers.pop(name, None)
+        match name:
+            case "first-key" | "next-key" if self.pad is not None:
+                return self._keyed(self.pad.quiet())
+            case "speech":
+                return self._speech_ended(whole=False)
+            case "whisper":
+                return Heard.WHISPER_ENDED
+            case "announce":
+                self._in("announce", self.hotline.settings.queue.announce_every_s)
+                return Heard.ANNOUNCEMENT_DUE
+            case "ceiling":
+                self._in("ceiling", CEILING_AGAIN_S)
+                return Heard.CEILING_REACHED
+            case "context":
+                return await self._context_late()
+        return DUE.get(name)
+
+    def _context_came(self, channel: events.Channel) -> Heard:
+        self._clear("context")
+        self.context = case_vars(channel)
+        self.hotline.metrics.case_context(self.context.status)
+        return Heard.CONTEXT_FAILED if self.context.status == "unavailable" else Heard.CONTEXT_CAME
+
+    async def _context_late(self) -> Heard | None:
+        """Gone to the dialplan and not come back: hung up there, or held up."""
+        with self._gone_is_hung_up():
+            await self.hotline.client.channels.get(channelId=self.id)
+            self._in("context", CONTEXT_WITHIN_S)
+        return None
+
+    def _agent_answered(self, channel: str) -> Heard | None:
+        if self.offer is None or channel != self.offer.channel:
+            return None
+        self.offer.answered_at = self.hotline.clock()
+        waited = self.offer.answered_at - self.offer.at
+        self.hotline.metrics.agent_answered(self.offer.agent, waited)
+        self._offer_event("answered")
+        return Heard.AGENT_ANSWERED
+
+    def _agent_gone(self, channel: str, cause: int) -> Heard | None:
+        if self.offer is None or channel != self.offer.channel:
+            return None
+        self.offer.left = True
+        if self.offer.answered_at is not None:
+            return Heard.AGENT_LEFT
+        rang_out = self.hotline.clock() - self.offer.at >= self.hotline.settings.queue.offer_timeout_s - 0.5
+        return Heard.AGENT_NO_ANSWER if rang_out else CAUSES.get(cause, Heard.AGENT_UNREACHABLE)
+
+    # ================================================================ doing
+
+    async def _ring(self) -> None:
+        """The caller hears ringback; the answer is timed from here. SOP-1."""
+        with self._gone_is_hung_up():
+            await self.hotline.client.channels.ring(channelId=self.id)
+        self._in("ring", self.hotline.settings.answering.delay_s)
+
+    async def _answer(self) -> None:
+        with self._gone_is_hung_up():
+            await self.hotline.client.channels.answer(channelId=self.id)
+            self.answered_at = self.hotline.clock()
+            self.hotline.metrics.hotline_answered(self.answered_at - self.began)
+            ending = self.hotline.settings.ending
+            self._in("ceiling-near", ending.call_ceiling_s - ending.warn_before_ceiling_s)
+            self._in("ceiling", ending.call_ceiling_s)
+
+    def _pad_of(self, state: State) -> Keypad | None:
+        if state in ENTRIES:
+            return Keypad(entry=ENTRIES[state])
+        return Keypad(frozenset(MENUS[state])) if state in MENUS else None
+
+    async def _offer_own_number(self) -> None:
+        if cases.is_mobile(self.number):
+            await self._say(QUESTIONS[self.progress.state])
+        else:
+            self.inbox.put(Heard.NO_NUMBER_TO_OFFER)
+
+    async def _take_answer(self) -> None:
+        if self._entered is not None:
+            element, keys = self._entered
+            self.answers[element] = keys
+
+    async def _take_own_number(self) -> None:
+        self.answers[Element.MOBILE] = self.number or ""
+
+    async def _check_identity(self) -> None:
+        role, answers = self.progress.role, dict(self.answers)
+        try:
+            person, missing = await self.hotline.ledger.ask(lambda s: cases.check_identity(s, role, answers))
+        except StoreUnavailable:
+            log.error("call %s: identity cannot be checked, the database is away", self.id)
+            person, missing = None, REQUIRED[role]
+        self.person, self.missing = person, missing
+        self.hotline.ledger.write(
+            models.Identity(
+                call_id=self.id,
+                n=self._checks,
+                at=self.hotline.clock(),
+                role=role.value,
+                verified=person is not None,
+                missing=" ".join(missing),
+                party_id=person.party_id if person else None,
+                lawyer_id=person.lawyer_id if person else None,
+            )
+        )
+        self._checks += 1
+        self.inbox.put(Heard.IDENTITY_PROVEN if person else Heard.IDENTITY_NOT_PROVEN)
+
+    async def _fetch_context(self) -> None:
+        """By AGI, with what was keyed: out to the dialplan and back."""
+        channels = self.hotline.client.channels
+        keyed = {
+            "SANLING_KEYED_ROLE": self.progress.role.value,
+            "SANLING_KEYED_NUMBER": self.answers.get(Element.MOBILE, ""),
+            "SANLING_KEYED_CASE": self.answers.get(Element.CASE, ""),
+            "SANLING_KEYED_LICENCE": self.answers.get(Element.LICENCE, ""),
+        }
+        context, extension, priority = CONTEXT
+        with self._gone_is_hung_up():
+            await self._hush()
+            for variable, value in keyed.items():
+                await channels.setChannelVar(channelId=self.id, variable=variable, value=value)
+            await channels.continueInDialplan(
+                channelId=self.id, context=context, extension=extension, priority=priority
+            )
+        self._in("context", CONTEXT_WITHIN_S)
+
+    # ---------------------------------------------------------------- waiting
+
+    async def _join_queue(self) -> None:
+        if self.waiting_since is None:
+            self.waiting_since = self.hotline.clock()
+            self.closing_ended_at = None
+            self._in("announce", self.hotline.settings.queue.announce_every_s)
+        self.hotline.desk.join(self.id, self.waiting_since, self.inbox)
+
+    async def _leave_queue(self) -> None:
+        self.hotline.desk.leave(self.id)
+        self._clear("announce")
+        if self.waiting_since is not None:
+            self.waited_s += self.hotline.clock() - self.waiting_since
+            self.waiting_since = None
+
+    async def _play_music(self) -> None:
+        if not self.music:
+            with self._gone_is_hung_up():
+                await self.hotline.client.channels.startMoh(channelId=self.id, mohClass="sanling")
+                self.music = True
+
+    async def _ring_agent(self) -> None:
+        agent, self._reserved = self._reserved, None
+        if agent is None:
+            return
+        self._offers += 1
+        channel = f"{self.id}~offer-{self._offers}"
+        self.offer = Offer(self._offers, agent, channel, self.hotline.clock())
+        self._offer_event("offered")
+        try:
+            await self.hotline.client.channels.originate(
+                channelId=channel,
+                endpoint=f"PJSIP/{agent}",
+                app=self.hotline.client.app,
+                appArgs=f"offer,{self.id},{self._offers}",
+                callerId=f'"{self._display()}" <{self.number or "anonymous"}>',
+                timeout=ceil(self.hotline.settings.queue.offer_timeout_s),
+            )
+        except (AllocationFailed, NotFound):
+            self.offer.left = True
+            self.inbox.put(Heard.AGENT_UNREACHABLE)
+
+    async def _cancel_offer(self) -> None:
+        """The agent's phone stops ringing, or is let go; what becomes of the agent is the next action's."""
+        self._let_go, self.offer = self.offer, None
+        if self._let_go is not None:
+            await self._stop_whisper()
+            await self._hang_up_agent(self._let_go)
+
+    async def _free_agent(self) -> None:
+        """The offer ended for the caller's reasons."""
+        offer, self._let_go = self._let_go, None
+        if offer is not None:
+            self._offer_ended(offer, "caller_left")
+            await self.hotline.desk.withdraw(self.id, offer.agent)
+
+    async def _pause_agent(self) -> None:
+        """RONA: the agent did not take the offer."""
+        offer, self._let_go = self._let_go, None
+        if offer is not None:
+            why = OFFER_ENDED.get(self._last_heard, "refused") if self._last_heard else "refused"
+            self._offer_ended(offer, why)
+            self.hotline.metrics.rona(offer.agent)
+            await self.hotline.desk.did_not_answer(self.id, offer.agent, why)
+
+    def _offer_ended(self, offer: Offer, outcome: OfferOutcome) -> None:
+        self._offer_event(outcome, offer)
+        self.hotline.metrics.offer_ended(offer.agent, outcome)
+
+    async def _whisper(self) -> None:
+        if self.offer is None:
+            return
+        need = WHISPERED_NEEDS[self.progress.need]
+        prompt = self.hotline.catalogue.whisper(self.progress.role.value, self.progress.verified, need)
+        self.whispered = await self._play((prompt,), "agent", self.offer.channel)
+        self._in("whisper", self._seconds((prompt,)) + PLAYBACK_GRACE_S)
+
+    async def _join_agent(self) -> None:
+        offer = self.offer
+        if offer is None:
+            return
+        client = self.hotline.client
+        await self._hush()
+        await self._stop_music()
+        await self._stop_whisper()
+        bridge = f"{self.id}~bridge-{offer.n}"
+        await client.bridges.create(bridgeId=bridge, type="mixing,dtmf_events", name=bridge)
+        self.bridge = bridge
+        with self._gone_is_hung_up():
+            await client.bridges.addChannel(bridgeId=bridge, channel=[self.id])
+        with self._gone_is_hung_up(Heard.AGENT_LEFT):
+            await client.bridges.addChannel(bridgeId=bridge, channel=[offer.channel])
+        offer.joined_at = self.hotline.clock()
+        self.served_by = offer.agent
+        await self.hotline.desk.talks(self.id, offer.agent)
+        self._offer_event("joined")
+        self.hotline.metrics.offer_ended(offer.agent, "answered")
+        self.hotline.metrics.queue_left("answered", self.waited_s)
+
+    async def _release_agent(self) -> None:
+        """The agent goes to wrap-up; the caller, if still there, is alone again."""
+        offer, self.offer = self.offer, None
+        if offer is None:
+            return
+        self._unhold()
+        talked = self.hotline.clock() - (offer.joined_at or self.hotline.clock())
+        self.talked_s += talked
+        await self._hush()
+        await self._hang_up_agent(offer)
+        if self.bridge is not None:
+            bridge, self.bridge = self.bridge, None
+            with self._gone_is_hung_up(None):
+                await self.hotline.client.bridges.destroy(bridgeId=bridge)
+        held, self._held_s = self._held_s, 0.0
+        await self.hotline.desk.wraps_up(self.id, offer.agent, talked - held, held)
+
+    async def _hang_up_agent(self, offer: Offer) -> None:
+        if not offer.left:
+            with self._gone_is_hung_up(None):
+                await self.hotline.client.channels.hangup(channelId=offer.channel)
+
+    # ---------------------------------------------------------------- ending
+
+    async def _give_five_seconds(self) -> None:
+        self.closing_ended_at = self.hotline.clock()
+        self._in("five", self.hotline.settings.ending.leave_within_s)
+
+    async def _hang_up(self) -> None:
+        self.hung_up_by = "hotline"
+        with self._gone_is_hung_up(None):
+            await self.hotline.client.channels.hangup(channelId=self.id)
+
+    async def _apologise(self) -> None:
+        """Broken in here: the dialplan apologises and takes a number for a callback."""
+        context, extension, priority = APOLOGY
+        try:
+            await self.hotline.client.channels.continueInDialplan(
+                channelId=self.id, context=context, extension=extension, priority=priority
+            )
+        except AriError as error:
+            log.error("call %s: cannot be handed to the fallback: %s", self.id, error)
+
+    async def _close(self) -> None:
+        """The call is over: nothing of it stays in Asterisk, and its line is written."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        desk = self.hotline.desk
+        desk.leave(self.id)
+        self.inbox.close()
+        if self._reserved is not None:
+            await desk.withdraw(self.id, self._reserved)
+        try:
+            await self._hush()
+            if self.offer is not None:
+                if self.offer.joined_at is not None:
+                    await self._release_agent()
+                else:
+                    await self._cancel_offer()
+                    await self._free_agent()
+        except AriError as error:
+            log.error("call %s: left something behind in Asterisk: %s", self.id, error)
+        self._write_ending()
+
+    def _write_ending(self) -> None:
+        now = self.hotline.clock()
+        if self.waiting_since is not None:
+            self.waited_s += now - self.waiting_since
+        outcome = self.outcome or self._outcome()
+        after_closing = now - self.closing_ended_at if self.closing_ended_at is not None else None
+        metrics = self.hotline.metrics
+        self.hotline.ledger.write(
+            models.Ending(
+                call_id=self.id,
+                at=now,
+                outcome=outcome,
+                hung_up_by=self.hung_up_by,
+                agent=self.served_by,
+                answered_after_s=self.answered_at - self.began if self.answered_at is not None else None,
+                wait_s=self.waited_s,
+                talk_s=self.talked_s,
+                after_closing_s=after_closing,
+            )
+        )
+        if outcome == "abandoned":
+            metrics.queue_left("abandoned", self.waited_s)
+        metrics.identity(self.progress.role.value, self._identity_result())
+        metrics.hung_up(self.hung_up_by, after_closing_s=after_closing)
+        metrics.call_ended(outcome)
+        log.info(
+            "call %s ended: %s, waited %.1f s, talked %.1f s, hung up by %s",
+            self.id, outcome, self.waited_s, self.talked_s, self.hung_up_by,
+        )  # fmt: skip
+
+    def _outcome(self) -> Outcome:
+        if self.served_by is not None:
+            return "handled"
+        return "abandoned" if self.waiting_since is not None or self.waited_s else "left_in_menu"
+
+    def _identity_result(self) -> Literal["proven", "failed", "skipped"]:
+        if self.progress.verified:
+            return "proven"
+        return "failed" if self._checks else "skipped"
+
+    # ================================================================ saying
+
+    def _words(self, do: Do) -> tuple[str, ...] | None:
+        """The prompts that `do` says, or None if it is not a matter of saying something."""
+        if do in WORDS:
+            return WORDS[do]
+        catalogue = self.hotline.catalogue
+        match do:
+            case Do.ASK:
+                return QUESTIONS[self.progress.state]
+            case Do.SAY_POSITION:
+                desk = self.hotline.desk
+                place = desk.position(self.id)
+                return catalogue.position(place), catalogue.wait(minutes(desk.expected_wait_s(self.id)))
+            case Do.SAY_AGENT_OPENING if self.offer is not None:
+                opening = catalogue.agent_opening(self.offer.agent) or "opening"
+                asked = catalogue.is_it(self.person.title, self.person.surname) if self.person else None
+                return (opening, asked) if asked else (opening,)
+        return None
+
+    async def _say(self, prompts: tuple[str, ...]) -> None:
+        """To the caller, or to both while they talk."""
+        await self._hush()
+        await self._stop_music()
+        if self.progress.state is State.TALKING and self.bridge is not None:
+            self.speech = await self._play(prompts, "both", None)
+        else:
+            self.speech = await self._play(prompts, "caller", self.id)
+        if self.speech is not None:
+            self._in("speech", self._seconds(self.speech.prompts) + PLAYBACK_GRACE_S)
+        if "disclaimer" in prompts:
+            self.hotline.metrics.disclaimer_read()
+        if "closing" in prompts:
+            self.hotline.metrics.closing_asked()
+
+    async def _play(self, prompts: tuple[str, ...], side: str, channel: str | None) -> Speech | None:
+        self._plays += 1
+        playback = f"{self.id}~play-{self._plays}"
+        media = [self.hotline.catalogue.media(prompt) for prompt in prompts]
+        client = self.hotline.client
+        speech: Speech | None = None
+        with self._gone_is_hung_up(None if side == "agent" else Heard.HUNG_UP):
+            if channel is None:
+                await client.bridges.play(bridgeId=self.bridge or "", playbackId=playback, media=media)
+            else:
+                await client.channels.play(channelId=channel, playbackId=playback, media=media)
+            speech = Speech(playback, prompts, side, self.hotline.clock())
+        return speech
+
+    async def _hush(self) -> None:
+        """Stops what is being said; what was heard of it is written down."""
+        speech, self.speech = self.speech, None
+        if speech is not None:
+            self._clear("speech")
+            await self._stop_playback(speech)
+
+    async def _stop_whisper(self) -> None:
+        speech, self.whispered = self.whispered, None
+        if speech is not None:
+            self._clear("whisper")
+            await self._stop_playback(speech)
+
+    async def _stop_playback(self, speech: Speech) -> None:
+        self._heard_prompts(speech, whole=False)
+        with self._gone_is_hung_up(None):
+            await self.hotline.client.playbacks.stop(playbackId=speech.playback)
+
+    async def _stop_music(self) -> None:
+        if self.music:
+            self.music = False
+            with self._gone_is_hung_up():
+                await self.hotline.client.channels.stopMoh(channelId=self.id)
+
+    def _heard_prompts(self, speech: Speech, whole: bool) -> None:
+        """One row for each prompt that was begun."""
+        at, now = speech.at, self.hotline.clock()
+        for prompt in speech.prompts:
+            lasts = self._seconds((prompt,))
+            played = lasts if whole else min(lasts, now - at)
+            if played <= 0:
+                break
+            self.hotline.ledger.write(
+                models.PromptHeard(
+                    call_id=self.id, n=self._heard_rows, at=at, side=speech.side, prompt=prompt, seconds=played,
+                    whole=played >= lasts,
+                )
+            )  # fmt: skip
+            self._heard_rows += 1
+            at += lasts
+
+    def _seconds(self, prompts: tuple[str, ...]) -> float:
+        return sum(self.hotline.catalogue[prompt].seconds for prompt in prompts)
+
+    # ================================================================ small things
+
+    def _display(self) -> str:
+        """What the agent's phone shows: who, verified or what remains, need, and the cases of a verified caller."""
+        words = [ROLE_WORDS[self.progress.role]]
+        if self.progress.verified:
+            words.append("已核身")
+        else:
+            remain = self.missing or REQUIRED.get(self.progress.role, ())
+            words.append("未核身" + (" 缺" + "、".join(ELEMENT_WORDS[one] for one in remain) if remain else ""))
+        if self.progress.need is not None:
+            words.append(self.progress.need.value)
+        if self.progress.verified and self.context.status == "ok":
+            words.append(f"{self.context.cases}案")
+            if self.context.milestone in MILESTONE_WORDS:
+                words.append(f"最近:{MILESTONE_WORDS[self.context.milestone]}")
+        return " ".join(words)
+
+    def _offer_event(self, event: str, offer: Offer | None = None) -> None:
+        offer = offer or self.offer
+        if offer is not None:
+            self.hotline.ledger.write(
+                models.OfferEvent(call_id=self.id, n=offer.n, event=event, at=self.hotline.clock(), agent=offer.agent)
+            )
+
+    def _unhold(self) -> None:
+        if self._held_since is not None:
+            self._held_s += self.hotline.clock() - self._held_since
+            self._held_since = None
+
+    @contextmanager
+    def _gone_is_hung_up(self, heard: Heard | None = Heard.HUNG_UP) -> Iterator[None]:
+        """ "Not there" or "not with us" from Asterisk means that this side has hung up: normal, never an alarm."""
+        try:
+            yield
+        except (NotFound, Conflict):
+            if heard is not None:
+                self.inbox.put(heard)
+        except Invalid as error:
+            if error.status not in NOT_IN_STASIS:
+                raise
+            if heard is not None:
+                self.inbox.put(heard)
+
+    def _in(self, name: str, seconds: float) -> None:
+        """`Due(name)` arrives after `seconds`, in place of an earlier one of that name."""
+        self._clear(name)
+        self._timers[name] = asyncio.get_running_loop().call_later(max(seconds, 0.0), self.inbox.put, Due(name))
+
+    def _clear(self, *names: str) -> None:
+        for name in names:
+            timer = self._timers.pop(name, None)
+            if timer is not None:
+                timer.cancel()
+
+
+def case_vars(channel: events.Channel) -> CaseVars:
+    """The codes and counts that AGI left on a channel."""
+    found = channel.channelvars or {}
+    status = found.get("SANLING_CONTEXT")
+    return CaseVars(
+        cast(ContextStatus, status) if status in ("ok", "none") else "unavailable",
+        found.get("SANLING_CASES") or "0",
+        found.get("SANLING_MILESTONE") or "none",
+    )
+
+
+WORDS: dict[Do, tuple[str, ...]] = {
+    Do.SAY_RECORDING_NOTICE: ("recording-notice",),
+    Do.SAY_OPENING: ("opening",),
+    Do.SAY_INVALID: ("entry-invalid",),
+    Do.SAY_MISSING: ("entry-missing",),
+    Do.SAY_CLEARED: ("entry-cleared",),
+    Do.SAY_PROVEN: ("identity-proven",),
+    Do.SAY_RETRY: ("identity-retry",),
+    Do.SAY_CANNOT_VERIFY: ("cannot-verify",),
+    Do.SAY_TRANSFERRING: ("transferring",),
+    Do.SAY_DISCLAIMER: ("disclaimer",),
+    Do.SAY_CLOSING: ("closing",),
+    Do.SAY_CEILING_NEAR: ("ceiling-near",),
+    Do.LISTEN: (),
+}
+"""What is said in so many words, to the letter. SCR-1."""
+
+DUE = {
+    "ring": Heard.RANG_ENOUGH,
+    "five": Heard.FIVE_SECONDS_PASSED,
+    "ceiling-near": Heard.CEILING_NEAR,
+}
+
+DOING: dict[Do, Callable[[Call], Awaitable[None]]] = {
+    Do.ANSWER: Call._answer,
+    Do.OFFER_OWN_NUMBER: Call._offer_own_number,
+    Do.TAKE_ANSWER: Call._take_answer,
+    Do.TAKE_OWN_NUMBER: Call._take_own_number,
+    Do.CHECK_IDENTITY: Call._check_identity,
+    Do.FETCH_CONTEXT: Call._fetch_context,
+    Do.JOIN_QUEUE: Call._join_queue,
+    Do.REJOIN_QUEUE: Call._join_queue,
+    Do.LEAVE_QUEUE: Call._leave_queue,
+    Do.PLAY_MUSIC: Call._play_music,
+    Do.RING_AGENT: Call._ring_agent,
+    Do.CANCEL_OFFER: Call._cancel_offer,
+    Do.FREE_AGENT: Call._free_agent,
+    Do.PAUSE_AGENT: Call._pause_agent,
+    Do.WHISPER: Call._whisper,
+    Do.JOIN_AGENT: Call._join_agent,
+    Do.RELEASE_AGENT: Call._release_agent,
+    Do.GIVE_FIVE_SECONDS: Call._give_five_seconds,
+    Do.HANG_UP: Call._hang_up,
+}

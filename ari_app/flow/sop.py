@@ -1,0 +1,354 @@
+"""The hotline's manual (SOP) as one table: what it does with a call, in the manual's order.
+
+Theory of operation. A call is in one `State`. Something is `Heard` (a key, a prompt that ended, an agent who answered,
+time that passed); ``step()`` looks the pair up in `SOP` and says the next state and what to `Do`. Nothing here waits,
+reads a clock or knows Asterisk: ``ari_app.call`` hears and does. Because a step depends on nothing else, the ledger's
+rows replay to the same end, and a caller's path can be read off the table with a finger.
+
+A pair that has no row is heard late (a prompt that ended just as its caller pressed a key): nothing changes. Every
+state but the last hears a hangup. What a question accepts is in `MENUS` and `ENTRIES`; three failures at one question,
+or three rounds of identity, are the last. The caller is never told which element of an identity was wrong (SOP-2).
+
+The value of each member is its name in Chinese, for ``docs/sop.zh.md``, which is generated from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from ari_app.flow.identity import Element, Role
+from ari_app.flow.keypad import LETTER_KEYS, Entry
+
+TRIES = 3
+"""Failures at one question, and rounds of identity, before the hotline stops asking. SOP-2."""
+
+
+class State(Enum):
+    RINGING = "振铃"
+    GREETING = "开场"
+    ASKING_ROLE = "询问身份类别"
+    LAWYER_FIRM = "律师：律所"
+    LAWYER_NAME = "律师：姓名"
+    LAWYER_LICENCE = "律师：执业证号后四位"
+    LAWYER_NUMBER = "律师：是否用来电号码"
+    LAWYER_MOBILE = "律师：登记手机号"
+    PARTY_NUMBER = "当事人：是否用来电号码"
+    PARTY_MOBILE = "当事人：手机号"
+    PARTY_CASE = "当事人：案号后五位"
+    PARTY_NAME = "当事人：姓名"
+    CHECKING = "核身"
+    FETCHING_CONTEXT = "调取案件"
+    ASKING_NEED = "询问需求"
+    WAITING = "排队"
+    OFFERING = "呼叫座席"
+    WHISPERING = "座席耳语"
+    TALKING = "通话"
+    CLOSING = "结束语"
+    LEAVING = "等待挂机"
+    OVERTIME = "超时结束语"
+    ENDED = "结束"
+
+
+class Need(Enum):
+    MILESTONE = "节点"
+    MATERIAL = "材料"
+    TIME = "时间"
+    PRESSING = "情绪"
+
+
+class Heard(Enum):
+    RANG_ENOUGH = "振铃够数"
+    PROMPT_ENDED = "语音播完"
+    SAID_LAWYER = "选择律师"
+    SAID_PARTY = "选择当事人"
+    WANTS_A_PERSON = "按零转人工"
+    NO_NUMBER_TO_OFFER = "来电号码不是手机"
+    OWN_NUMBER = "用来电号码"
+    OTHER_NUMBER = "用其他号码"
+    ENTERED = "输入完成"
+    ENTRY_CLEARED = "按星号重来"
+    ENTRY_INVALID = "输入有误"
+    NO_ENTRY = "没有输入"
+    ENTRY_GIVEN_UP = "三次未成"
+    IDENTITY_PROVEN = "核身通过"
+    IDENTITY_NOT_PROVEN = "核身未通过"
+    IDENTITY_GIVEN_UP = "三轮核身未通过"
+    CONTEXT_CAME = "案件已调取"
+    CONTEXT_FAILED = "案件调取失败"
+    SAID_MILESTONE = "需求：节点"
+    SAID_MATERIAL = "需求：材料"
+    SAID_TIME = "需求：时间"
+    SAID_PRESSING = "需求：紧急"
+    ANNOUNCEMENT_DUE = "到播报时间"
+    AGENT_RESERVED = "分配到座席"
+    AGENT_ANSWERED = "座席接听"
+    AGENT_REFUSED = "座席拒接"
+    AGENT_BUSY = "座席忙线"
+    AGENT_NO_ANSWER = "座席三声未接"
+    AGENT_UNREACHABLE = "座席话机离线"
+    WHISPER_ENDED = "耳语播完"
+    AGENT_LEFT = "座席挂机"
+    DISCLAIMER_ASKED = "座席按 *5"
+    CLOSING_ASKED = "座席按 *6"
+    FIVE_SECONDS_PASSED = "五秒已过"
+    CEILING_NEAR = "离通话上限一分钟"
+    CEILING_REACHED = "到通话上限"
+    HUNG_UP = "来电人挂机"
+
+
+class Do(Enum):
+    ANSWER = "接听"
+    SAY_RECORDING_NOTICE = "播放录音告知"
+    SAY_OPENING = "播放开场白"
+    ASK = "提问"
+    LISTEN = "收按键"
+    OFFER_OWN_NUMBER = "看来电号码能否使用"
+    TAKE_ANSWER = "记下输入"
+    TAKE_OWN_NUMBER = "记下来电号码"
+    SAY_INVALID = "提示输入有误"
+    SAY_MISSING = "提示没有输入"
+    SAY_CLEARED = "提示重新输入"
+    CHECK_IDENTITY = "核对各项"
+    FETCH_CONTEXT = "经 AGI 调取案件"
+    SAY_PROVEN = "提示核身通过"
+    SAY_RETRY = "提示重新核对"
+    SAY_CANNOT_VERIFY = "提示未能核实"
+    SAY_TRANSFERRING = "提示正在转接"
+    JOIN_QUEUE = "进入队列"
+    LEAVE_QUEUE = "离开队列"
+    PLAY_MUSIC = "播放等待音乐"
+    SAY_POSITION = "播报位置和等待时间"
+    RING_AGENT = "呼叫座席话机"
+    CANCEL_OFFER = "取消呼叫座席"
+    FREE_AGENT = "座席恢复空闲"
+    PAUSE_AGENT = "座席置为未接暂停"
+    REJOIN_QUEUE = "回到原位"
+    WHISPER = "向座席耳语"
+    JOIN_AGENT = "接通座席"
+    SAY_AGENT_OPENING = "播放工号开场白"
+    SAY_DISCLAIMER = "播放风险提示"
+    RELEASE_AGENT = "座席转话后处理"
+    SAY_CLOSING = "播放结束语"
+    GIVE_FIVE_SECONDS = "等待五秒"
+    SAY_CEILING_NEAR = "提示还有一分钟"
+    HANG_UP = "挂机"
+
+
+QUESTIONS: dict[State, tuple[str, ...]] = {
+    State.ASKING_ROLE: ("ask-role",),
+    State.LAWYER_FIRM: ("ask-firm",),
+    State.LAWYER_NAME: ("ask-name",),
+    State.LAWYER_LICENCE: ("ask-licence",),
+    State.LAWYER_NUMBER: ("ask-own-number",),
+    State.LAWYER_MOBILE: ("ask-mobile",),
+    State.PARTY_NUMBER: ("ask-own-number",),
+    State.PARTY_MOBILE: ("ask-mobile",),
+    State.PARTY_CASE: ("ask-case",),
+    State.PARTY_NAME: ("ask-name",),
+    State.ASKING_NEED: ("ask-need",),
+}
+"""What each asking state says: ids of the approved wording. SCR-1."""
+
+MENUS: dict[State, dict[str, Heard]] = {
+    State.GREETING: {"1": Heard.SAID_LAWYER, "2": Heard.SAID_PARTY},
+    State.ASKING_ROLE: {"1": Heard.SAID_LAWYER, "2": Heard.SAID_PARTY},
+    State.LAWYER_NUMBER: {"1": Heard.OWN_NUMBER, "2": Heard.OTHER_NUMBER},
+    State.PARTY_NUMBER: {"1": Heard.OWN_NUMBER, "2": Heard.OTHER_NUMBER},
+    State.ASKING_NEED: {
+        "1": Heard.SAID_MILESTONE, "2": Heard.SAID_MATERIAL, "3": Heard.SAID_TIME, "4": Heard.SAID_PRESSING,
+    },
+    State.CLOSING: {},
+    State.LEAVING: {},
+}  # fmt: skip
+"""States in which one key is an answer. 0 is a person in all of them, and in the entries below."""
+
+ENTRIES: dict[State, Entry] = {
+    State.LAWYER_FIRM: Entry(Element.FIRM, 2, 24, keys=LETTER_KEYS),
+    State.LAWYER_NAME: Entry(Element.NAME, 2, 12, keys=LETTER_KEYS),
+    State.LAWYER_LICENCE: Entry(Element.LICENCE, 4, 4),
+    State.LAWYER_MOBILE: Entry(Element.MOBILE, 11, 11, first="1"),
+    State.PARTY_MOBILE: Entry(Element.MOBILE, 11, 11, first="1"),
+    State.PARTY_CASE: Entry(Element.CASE, 5, 5),
+    State.PARTY_NAME: Entry(Element.NAME, 2, 12, keys=LETTER_KEYS),
+}
+"""States in which several keys, ended by #, are an answer. SOP-2."""
+
+NEEDS: dict[Heard, Need] = {
+    Heard.SAID_MILESTONE: Need.MILESTONE,
+    Heard.SAID_MATERIAL: Need.MATERIAL,
+    Heard.SAID_TIME: Need.TIME,
+    Heard.SAID_PRESSING: Need.PRESSING,
+}
+
+ANYWHERE = tuple(state for state in State if state is not State.ENDED)
+ASKING = tuple(QUESTIONS)
+IDENTIFYING = tuple(state for state in ASKING if state not in (State.ASKING_ROLE, State.ASKING_NEED))
+QUEUED = (State.WAITING, State.OFFERING, State.WHISPERING)
+UNTIMED = (State.RINGING, State.FETCHING_CONTEXT, State.CLOSING, State.LEAVING, State.OVERTIME)
+"""States that are over in seconds by themselves: the ceiling on the whole call waits for the next one."""
+
+Row = tuple[State, tuple[Do, ...]]
+
+TO_QUEUE: Row = (State.WAITING, (Do.SAY_TRANSFERRING, Do.JOIN_QUEUE))
+UNVERIFIED: Row = (State.ASKING_NEED, (Do.SAY_CANNOT_VERIFY, Do.ASK))
+
+SOP: dict[tuple[State, Heard], Row] = {
+    # 1. Answered within three rings; recording notice and opening. SOP-1
+    (State.RINGING, Heard.RANG_ENOUGH): (
+        State.GREETING,
+        (Do.ANSWER, Do.SAY_RECORDING_NOTICE, Do.SAY_OPENING, Do.LISTEN),
+    ),
+    # 2. Who is calling: a lawyer, a party, or someone who wants a person
+    (State.GREETING, Heard.PROMPT_ENDED): (State.ASKING_ROLE, (Do.ASK,)),
+    **{
+        row: to
+        for state in (State.GREETING, State.ASKING_ROLE)
+        for row, to in {
+            (state, Heard.SAID_LAWYER): (State.LAWYER_FIRM, (Do.ASK,)),
+            (state, Heard.SAID_PARTY): (State.PARTY_NUMBER, (Do.OFFER_OWN_NUMBER,)),
+        }.items()
+    },
+    (State.GREETING, Heard.ENTRY_INVALID): (State.ASKING_ROLE, (Do.SAY_INVALID, Do.ASK)),
+    (State.GREETING, Heard.ENTRY_CLEARED): (State.ASKING_ROLE, (Do.ASK,)),
+    (State.ASKING_ROLE, Heard.ENTRY_GIVEN_UP): TO_QUEUE,
+    # 3. A lawyer: firm, name, last four of the licence, registered mobile. SOP-2
+    (State.LAWYER_FIRM, Heard.ENTERED): (State.LAWYER_NAME, (Do.TAKE_ANSWER, Do.ASK)),
+    (State.LAWYER_NAME, Heard.ENTERED): (State.LAWYER_LICENCE, (Do.TAKE_ANSWER, Do.ASK)),
+    (State.LAWYER_LICENCE, Heard.ENTERED): (State.LAWYER_NUMBER, (Do.TAKE_ANSWER, Do.OFFER_OWN_NUMBER)),
+    (State.LAWYER_NUMBER, Heard.NO_NUMBER_TO_OFFER): (State.LAWYER_MOBILE, (Do.ASK,)),
+    (State.LAWYER_NUMBER, Heard.OTHER_NUMBER): (State.LAWYER_MOBILE, (Do.ASK,)),
+    (State.LAWYER_NUMBER, Heard.OWN_NUMBER): (State.CHECKING, (Do.TAKE_OWN_NUMBER, Do.CHECK_IDENTITY)),
+    (State.LAWYER_MOBILE, Heard.ENTERED): (State.CHECKING, (Do.TAKE_ANSWER, Do.CHECK_IDENTITY)),
+    # 4. A party: mobile (the caller's own is offered first), last five of the case number, name. SOP-2
+    (State.PARTY_NUMBER, Heard.NO_NUMBER_TO_OFFER): (State.PARTY_MOBILE, (Do.ASK,)),
+    (State.PARTY_NUMBER, Heard.OTHER_NUMBER): (State.PARTY_MOBILE, (Do.ASK,)),
+    (State.PARTY_NUMBER, Heard.OWN_NUMBER): (State.PARTY_CASE, (Do.TAKE_OWN_NUMBER, Do.ASK)),
+    (State.PARTY_MOBILE, Heard.ENTERED): (State.PARTY_CASE, (Do.TAKE_ANSWER, Do.ASK)),
+    (State.PARTY_CASE, Heard.ENTERED): (State.PARTY_NAME, (Do.TAKE_ANSWER, Do.ASK)),
+    (State.PARTY_NAME, Heard.ENTERED): (State.CHECKING, (Do.TAKE_ANSWER, Do.CHECK_IDENTITY)),
+    # 5. Every question: wrong or no keys, asked again; the third time the hotline goes on without. SOP-2
+    **{
+        row: to
+        for state in ASKING
+        for row, to in {
+            (state, Heard.ENTRY_INVALID): (state, (Do.SAY_INVALID, Do.ASK)),
+            (state, Heard.NO_ENTRY): (state, (Do.SAY_MISSING, Do.ASK)),
+            (state, Heard.ENTRY_CLEARED): (state, (Do.SAY_CLEARED, Do.LISTEN) if state in ENTRIES else (Do.ASK,)),
+        }.items()
+    },
+    **{(state, Heard.ENTRY_GIVEN_UP): UNVERIFIED for state in IDENTIFYING},
+    # 6. All elements are checked together; one missing or wrong and nothing of the case is told. SOP-2
+    (State.CHECKING, Heard.IDENTITY_PROVEN): (State.FETCHING_CONTEXT, (Do.FETCH_CONTEXT,)),
+    (State.CHECKING, Heard.IDENTITY_NOT_PROVEN): (State.ASKING_ROLE, (Do.SAY_RETRY, Do.ASK)),
+    (State.CHECKING, Heard.IDENTITY_GIVEN_UP): UNVERIFIED,
+    (State.FETCHING_CONTEXT, Heard.CONTEXT_CAME): (State.ASKING_NEED, (Do.SAY_PROVEN, Do.ASK)),
+    (State.FETCHING_CONTEXT, Heard.CONTEXT_FAILED): (State.ASKING_NEED, (Do.SAY_PROVEN, Do.ASK)),
+    # 7. The need, as one of four kinds. SOP-3
+    **{(State.ASKING_NEED, said): TO_QUEUE for said in NEEDS},
+    (State.ASKING_NEED, Heard.ENTRY_GIVEN_UP): TO_QUEUE,
+    # 8. Waiting: music, and every 30 s the position and the expected wait
+    **{
+        row: to
+        for state in QUEUED
+        for row, to in {
+            (state, Heard.PROMPT_ENDED): (state, (Do.PLAY_MUSIC,)),
+            (state, Heard.ANNOUNCEMENT_DUE): (state, (Do.SAY_POSITION,)),
+        }.items()
+    },
+    # 9. An agent's phone rings at most three rings; if it is not answered the offer goes on (RONA). SOP-1
+    (State.WAITING, Heard.AGENT_RESERVED): (State.OFFERING, (Do.RING_AGENT,)),
+    **{
+        (State.OFFERING, failed): (State.WAITING, (Do.CANCEL_OFFER, Do.PAUSE_AGENT, Do.REJOIN_QUEUE))
+        for failed in (
+            Heard.AGENT_REFUSED,
+            Heard.AGENT_BUSY,
+            Heard.AGENT_NO_ANSWER,
+            Heard.AGENT_UNREACHABLE,
+            Heard.AGENT_LEFT,
+        )
+    },
+    (State.OFFERING, Heard.AGENT_ANSWERED): (State.WHISPERING, (Do.WHISPER,)),
+    (State.WHISPERING, Heard.AGENT_LEFT): (State.WAITING, (Do.CANCEL_OFFER, Do.PAUSE_AGENT, Do.REJOIN_QUEUE)),
+    (State.WHISPERING, Heard.WHISPER_ENDED): (
+        State.TALKING,
+        (Do.LEAVE_QUEUE, Do.JOIN_AGENT, Do.SAY_AGENT_OPENING),
+    ),
+    # 10. Talking; the disclaimer whenever odds, dates or damages come up. SOP-5
+    (State.TALKING, Heard.DISCLAIMER_ASKED): (State.TALKING, (Do.SAY_DISCLAIMER,)),
+    # 11. The closing question, then five seconds for the caller to hang up first. SOP-6
+    (State.TALKING, Heard.CLOSING_ASKED): (State.CLOSING, (Do.RELEASE_AGENT, Do.SAY_CLOSING, Do.LISTEN)),
+    (State.TALKING, Heard.AGENT_LEFT): (State.CLOSING, (Do.RELEASE_AGENT, Do.SAY_CLOSING, Do.LISTEN)),
+    (State.CLOSING, Heard.PROMPT_ENDED): (State.LEAVING, (Do.GIVE_FIVE_SECONDS,)),
+    (State.LEAVING, Heard.FIVE_SECONDS_PASSED): (State.ENDED, (Do.HANG_UP,)),
+    # 12. At any time: 0 is a person
+    **{(state, Heard.WANTS_A_PERSON): TO_QUEUE for state in (State.GREETING, *ASKING, State.CLOSING, State.LEAVING)},
+    # 13. At any time: the ceiling on the whole call, warned one minute before
+    **{(state, Heard.CEILING_NEAR): (state, (Do.SAY_CEILING_NEAR,)) for state in (*QUEUED, State.TALKING)},
+    **{
+        (state, Heard.CEILING_REACHED): (State.OVERTIME, (Do.SAY_CLOSING,))
+        for state in ANYWHERE
+        if state not in UNTIMED
+    },
+    (State.WAITING, Heard.CEILING_REACHED): (State.OVERTIME, (Do.LEAVE_QUEUE, Do.SAY_CLOSING)),
+    (State.OFFERING, Heard.CEILING_REACHED): (
+        State.OVERTIME,
+        (Do.CANCEL_OFFER, Do.FREE_AGENT, Do.LEAVE_QUEUE, Do.SAY_CLOSING),
+    ),
+    (State.WHISPERING, Heard.CEILING_REACHED): (
+        State.OVERTIME,
+        (Do.CANCEL_OFFER, Do.FREE_AGENT, Do.LEAVE_QUEUE, Do.SAY_CLOSING),
+    ),
+    (State.TALKING, Heard.CEILING_REACHED): (State.OVERTIME, (Do.RELEASE_AGENT, Do.SAY_CLOSING)),
+    (State.OVERTIME, Heard.PROMPT_ENDED): (State.OVERTIME, (Do.GIVE_FIVE_SECONDS,)),
+    (State.OVERTIME, Heard.FIVE_SECONDS_PASSED): (State.ENDED, (Do.HANG_UP,)),
+    # 14. At any time: the caller hangs up
+    **{(state, Heard.HUNG_UP): (State.ENDED, ()) for state in ANYWHERE},
+    (State.WAITING, Heard.HUNG_UP): (State.ENDED, (Do.LEAVE_QUEUE,)),
+    (State.OFFERING, Heard.HUNG_UP): (State.ENDED, (Do.CANCEL_OFFER, Do.FREE_AGENT, Do.LEAVE_QUEUE)),
+    (State.WHISPERING, Heard.HUNG_UP): (State.ENDED, (Do.CANCEL_OFFER, Do.FREE_AGENT, Do.LEAVE_QUEUE)),
+    (State.TALKING, Heard.HUNG_UP): (State.ENDED, (Do.RELEASE_AGENT,)),
+}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a call has come: all that ``step()`` needs to know of it."""
+
+    state: State = State.RINGING
+    role: Role = Role.UNKNOWN
+    verified: bool = False
+    need: Need | None = None
+    tries: int = 0
+    """Failures at the present question."""
+    rounds: int = 0
+    """Identity checks that failed."""
+
+
+def step(call: Progress, heard: Heard) -> tuple[Progress, tuple[Do, ...]]:
+    """What becomes of `call` once `heard` is heard, and what to do, in order. Total: every pair has an answer."""
+    failed = heard in (Heard.ENTRY_INVALID, Heard.NO_ENTRY) and call.state in ASKING
+    if failed and call.tries + 1 >= TRIES:
+        heard = Heard.ENTRY_GIVEN_UP
+    unproven = heard is Heard.IDENTITY_NOT_PROVEN and call.state is State.CHECKING
+    if unproven and call.rounds + 1 >= TRIES:
+        heard = Heard.IDENTITY_GIVEN_UP
+    row = SOP.get((call.state, heard))
+    if row is None:
+        return call, ()
+    state, actions = row
+    return (
+        replace(
+            call,
+            state=state,
+            role=ROLES.get(heard, call.role),
+            verified=call.verified or heard is Heard.IDENTITY_PROVEN,
+            need=NEEDS.get(heard, call.need),
+            tries=0 if state is not call.state else call.tries + failed,
+            rounds=call.rounds + unproven,
+        ),
+        actions,
+    )
+
+
+ROLES = {Heard.SAID_LAWYER: Role.LAWYER, Heard.SAID_PARTY: Role.PARTY}
