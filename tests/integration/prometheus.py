@@ -1,0 +1,159 @@
+"""A real Prometheus for the tests: it scrapes a hotline every second, and each of the dashboard's queries is put to it.
+
+    assert await empty_panels("127.0.20.1:9464", during=the_call()) == []
+
+`during` is what happens while it scrapes; events from before the first scrape are no increase, and do not count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+import shutil
+import socket
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Awaitable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any, Self
+
+from ari_app import roots
+from ari_app.instance import SUITE
+from ari_app.settings import PROJECT
+
+DASHBOARD = PROJECT / "metrics" / "grafana" / "hotline.json"
+STARTS_WITHIN_S = 20.0
+
+
+async def empty_panels(target: str, *, during: Awaitable[object] | None = None) -> list[str]:
+    """The dashboard's queries that show nothing of `target` (``address:port``): each as ``panel: query``.
+
+    Scrapes from before `during` until after it, at least three times.
+    """
+    async with Prometheus(target) as prometheus:
+        if during is not None:
+            await during
+        await prometheus.scraped_again()
+        return await prometheus.empty_panels()
+
+
+def queries(agent: str = ".*") -> list[tuple[str, str]]:
+    """(panel, query) of the committed dashboard, Grafana's variables replaced as Grafana would."""
+    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    replaced = {"$__rate_interval": "4s", "$__range": "1h", "$agent": agent}
+    found = []
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", []):
+            expr = target["expr"]
+            for variable, value in replaced.items():
+                expr = expr.replace(variable, value)
+            if unknown := re.findall(r"\$\w+", expr):
+                raise AssertionError(f"{panel['title']} uses {unknown}, which Grafana does not know")
+            found.append((panel["title"], expr))
+    return found
+
+
+class Prometheus:
+    """Scrapes `target` every second from entering, which waits for the first scrape, until leaving."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._began = 0.0
+        self._url = ""
+        self._folder: TemporaryDirectory[str] | None = None
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Self:
+        self._folder = TemporaryDirectory(prefix="sanling-prometheus-")
+        folder = Path(self._folder.name)
+        listen = f"127.0.0.1:{_free_port()}"
+        self._url = f"http://{listen}/api/v1"
+        (folder / "prometheus.yml").write_text(
+            "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
+            "scrape_configs: [{job_name: sanling, static_configs: [{targets: ['" + self._target + "']}]}]\n"
+        )
+        command = [
+            "prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
+            f"--web.listen-address={listen}", "--log.level=warn",
+        ]  # fmt: skip
+        if shutil.which("prometheus") is None:
+            root = await asyncio.to_thread(roots.fetch, "prometheus", SUITE, ["prometheus"], progress=print)
+            command = roots.sandbox(root, command, rw_binds=[folder])
+        with (folder / "said").open("wb") as said:
+            self._process = await asyncio.create_subprocess_exec(*command, stdout=said, stderr=said)
+        try:
+            await self._scraped(at_least=1, within_s=STARTS_WITHIN_S)
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
+            await self._process.wait()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    async def scraped_again(self, times: int = 2) -> None:
+        """Returns when that many more scrapes were stored."""
+        await self._scraped(at_least=await self._scrapes() + times, within_s=times + 10.0)
+
+    async def empty_panels(self) -> list[str]:
+        shown = await asyncio.gather(*(self._shows(expr) for _, expr in queries()))
+        return [f"{title}: {expr}" for (title, expr), data in zip(queries(), shown, strict=True) if not data]
+
+    async def value(self, expr: str) -> float:
+        """The one value of `expr` now. Raises AssertionError if there is none or more than one."""
+        result = (await self._get("query", query=expr))["result"]
+        assert len(result) == 1, (expr, result)
+        return float(result[0]["value"][1])
+
+    async def _shows(self, expr: str) -> bool:
+        """Whether a graph of `expr` since the first scrape has a point."""
+        data = await self._get("query_range", query=expr, start=self._began, end=time.time(), step="1s")
+        return any(math.isfinite(float(value)) for series in data["result"] for _, value in series["values"])
+
+    async def _scraped(self, *, at_least: int, within_s: float) -> None:
+        async with asyncio.timeout(within_s):
+            while await self._scrapes() < at_least:  # noqa: ASYNC110 - another program has no Event
+                await asyncio.sleep(0.1)
+
+    async def _scrapes(self) -> int:
+        try:
+            result = (await self._get("query", query="sum_over_time(up[1h])"))["result"]
+        except OSError:
+            self._still_runs()
+            return 0
+        if result and not self._began:
+            self._began = time.time() - 1.0
+        return int(float(result[0]["value"][1])) if result else 0
+
+    def _still_runs(self) -> None:
+        if self._process is not None and self._process.returncode is not None and self._folder is not None:
+            said = (Path(self._folder.name) / "said").read_text(errors="replace")
+            raise AssertionError(f"Prometheus ended: {said[-1000:]}")
+
+    async def _get(self, what: str, **parameters: object) -> dict[str, Any]:
+        url = f"{self._url}/{what}?{urllib.parse.urlencode(parameters)}"
+
+        def ask() -> dict[str, Any]:
+            with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310
+                data: dict[str, Any] = json.load(answer)["data"]
+                return data
+
+        return await asyncio.to_thread(ask)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

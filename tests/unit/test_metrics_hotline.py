@@ -1,0 +1,243 @@
+"""The figures: right, bounded, and never a reason for a call to break."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from metrics import dashboard
+from metrics.exporter import Exporter
+from metrics.hotline import (
+    AGENT_STATES,
+    MEAN_HANDLE_S,
+    NATIONAL_LIMIT_S,
+    SECOND_LINE_WAIT_S,
+    THREE_RINGS_S,
+    HotlineMetrics,
+)
+
+ADDRESS = "127.0.57.4"
+
+
+@pytest.fixture
+def hotline() -> HotlineMetrics:
+    made = HotlineMetrics(CollectorRegistry())
+    made.register_agents(["601", "602"])
+    return made
+
+
+def value(hotline: HotlineMetrics, name: str, **labels: str) -> float | None:
+    return hotline.registry.get_sample_value(f"sanling_{name}", labels)
+
+
+def series(hotline: HotlineMetrics) -> set[tuple[str, tuple[tuple[str, str], ...]]]:
+    text = generate_latest(hotline.registry).decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items())))
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_handle_time_is_talk_hold_and_wrap_up(hotline):
+    hotline.handled("601", talk_s=100.0, hold_s=30.0, wrap_up_s=20.0)
+    assert value(hotline, "agent_handle_seconds_sum", agent="601") == 150.0
+    assert value(hotline, "agent_handle_seconds_bucket", agent="601", le="120.0") == 0
+    assert value(hotline, "agent_handle_seconds_bucket", agent="601", le="180.0") == 1
+    assert value(hotline, "agent_handle_part_seconds_total", agent="601", part="hold") == 30.0
+
+
+@pytest.mark.parametrize(
+    ("name", "edges"),
+    [
+        ("hotline_answer_seconds", (5.0, 10.0, THREE_RINGS_S, NATIONAL_LIMIT_S)),
+        ("agent_answer_seconds", (5.0, 10.0, THREE_RINGS_S, NATIONAL_LIMIT_S)),
+        ("agent_handle_seconds", (30.0, SECOND_LINE_WAIT_S, MEAN_HANDLE_S, 1800.0)),
+        ("queue_wait_seconds", (15.0, SECOND_LINE_WAIT_S, MEAN_HANDLE_S)),
+        ("after_closing_seconds", (4.7, 5.0, 5.3)),
+    ],
+)
+def test_every_threshold_is_a_bucket_edge(hotline, name, edges):
+    found = {float(dict(labels)["le"]) for metric, labels in series(hotline) if metric == f"sanling_{name}_bucket"}
+    assert set(edges) <= found
+
+
+def test_exactly_eleven_seconds_is_within_three_rings(hotline):
+    hotline.hotline_answered(11.0)
+    hotline.hotline_answered(math.nextafter(11.0, 12.0))
+    assert value(hotline, "hotline_answer_seconds_bucket", le="11.0") == 1
+
+
+def test_all_series_are_there_before_the_first_call(hotline):
+    before = series(hotline)
+    hotline.call_ended("broken")
+    hotline.identity("party", "failed")
+    hotline.offer_ended("602", "no_answer")
+    hotline.rona("602")
+    hotline.hung_up("hotline", after_closing_s=5.0)
+    hotline.queue_left("abandoned", 3.0)
+    hotline.recording_failed("second")
+    hotline.ari_request_failed("timeout")
+    assert series(hotline) == before
+
+
+def test_a_hostile_value_makes_one_series_at_most(hotline):
+    for n in range(1000):
+        hotline.offer_ended(f"1540000{n:04}", "answered")
+        hotline.agent_answered(f"张伟{n}", 1.0)
+        hotline.handled(f"{n}", 1, 1, 1)
+        hotline.call_ended(f"15400001{n:03}")  # type: ignore[arg-type]
+        hotline.identity("张伟", f"{n}")  # type: ignore[arg-type]
+    text = generate_latest(hotline.registry).decode()
+    assert set(re.findall(r'agent="([^"]*)"', text)) == {"601", "602", "other"}
+    assert "1540000" not in text
+    assert "张" not in text
+    assert value(hotline, "calls_ended_total", outcome="other") == 1000
+
+
+def test_a_value_outside_its_list_is_logged_without_saying_it(hotline, caplog):
+    hotline.hung_up("13812345678")  # type: ignore[arg-type]
+    assert "outside its list" in caplog.text
+    assert "138" not in caplog.text
+
+
+@pytest.mark.parametrize("number", ["15400001234", "张伟", "", "601;", "601\n", "٦٠١"])
+def test_what_is_no_staff_number_is_not_registered(hotline, number):
+    with pytest.raises(ValueError, match="one to eight digits"):
+        hotline.register_agents([number])
+
+
+@pytest.mark.parametrize("seconds", [-1.0, math.nan, math.inf, -math.inf])
+def test_a_duration_that_is_none_counts_as_zero(hotline, seconds):
+    hotline.handled("601", seconds, seconds, seconds)
+    hotline.loop_lag(seconds)
+    assert value(hotline, "agent_handle_seconds_sum", agent="601") == 0.0
+    assert value(hotline, "event_loop_lag_seconds_sum") == 0.0
+
+
+def test_callback_gauges_are_read_at_each_scrape_and_a_broken_one_spoils_no_scrape(hotline, caplog):
+    waiting = [1.0]
+    hotline.watch(queue_length=lambda: waiting[0], oldest_wait_s=lambda: 1 / 0, agents_in=AGENT_STATES.index)
+    waiting[0] = 7.0
+    generate_latest(hotline.registry)
+    assert value(hotline, "queue_length") == 7.0
+    assert math.isnan(value(hotline, "queue_oldest_wait_seconds") or 0.0)
+    assert value(hotline, "agents", state="talking") == AGENT_STATES.index("talking")
+    assert "could not be read" in caplog.text
+
+
+async def test_event_loop_lag_is_the_lateness_of_a_timer():
+    hotline = HotlineMetrics(CollectorRegistry())
+    task = asyncio.create_task(hotline.measure_loop_lag(0.5))
+    await asyncio.sleep(5.2)
+    task.cancel()
+    assert value(hotline, "event_loop_lag_seconds_count") == 10
+
+
+@pytest.mark.real_time
+async def test_a_blocked_event_loop_shows_as_lag():
+    hotline = HotlineMetrics(CollectorRegistry())
+    task = asyncio.create_task(hotline.measure_loop_lag(0.01))
+    await asyncio.sleep(0)
+    time.sleep(0.2)  # noqa: ASYNC251
+    await asyncio.sleep(0.05)
+    task.cancel()
+    assert (value(hotline, "event_loop_lag_seconds_sum") or 0) > 0.15
+
+
+def test_database_writes_that_fail_are_not_timed(hotline):
+    with hotline.database_writing():
+        pass
+    with pytest.raises(RuntimeError), hotline.database_writing():
+        raise RuntimeError
+    assert value(hotline, "database_write_seconds_count") == 1
+
+
+def test_the_committed_dashboard_is_fresh():
+    assert dashboard.FILE.read_text(encoding="utf-8") == dashboard.build(), "run: python -m metrics.dashboard"
+
+
+def test_the_dashboard_has_no_two_panels_in_one_place():
+    panels = json.loads(dashboard.FILE.read_text(encoding="utf-8"))["panels"]
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        pos = panel["gridPos"]
+        cells = {(x, y) for x in range(pos["x"], pos["x"] + pos["w"]) for y in range(pos["y"], pos["y"] + pos["h"])}
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < 24, panel["title"]
+        taken |= cells
+    assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+def fetch(port: int, path: str) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(f"http://{ADDRESS}:{port}{path}", timeout=5) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def test_metrics_and_health_over_http(hotline):
+    ready = {"ari": True, "database": False}
+    with Exporter(hotline.registry, ADDRESS, 0, lambda: ready) as exporter:
+        status, text = fetch(exporter.port, "/metrics")
+        assert status == 200
+        assert b'sanling_calls_ended_total{outcome="handled"} 0.0' in text
+        status, health = fetch(exporter.port, "/health")
+        assert (status, json.loads(health)) == (503, {"ready": False, "parts": ready})
+        ready["database"] = True
+        assert fetch(exporter.port, "/health")[0] == 200
+        assert fetch(exporter.port, "/")[0] == 404
+        assert fetch(exporter.port, "/../etc/passwd")[0] == 404
+
+
+def test_a_health_that_cannot_be_read_is_not_ready(hotline):
+    with Exporter(hotline.registry, ADDRESS, 0, lambda: {"x": bool(1 / 0)}) as exporter:
+        assert fetch(exporter.port, "/health")[0] == 503
+
+
+def test_the_port_is_free_again_after_closing_even_with_somebody_on_the_line(hotline):
+    exporter = Exporter(hotline.registry, ADDRESS, 0, dict)
+    exporter.start()
+    port = exporter.port
+    with socket.create_connection((ADDRESS, port)):
+        exporter.close()
+    exporter.close()
+    with Exporter(hotline.registry, ADDRESS, port, dict):
+        assert fetch(port, "/health")[0] == 200
+
+
+def test_a_taken_port_is_an_error_at_the_start(hotline):
+    with socket.create_server((ADDRESS, 0)) as taken, pytest.raises(OSError, match="in use"):
+        Exporter(hotline.registry, ADDRESS, taken.getsockname()[1], dict).start()
+
+
+def test_counting_from_many_threads_loses_nothing(hotline):
+    def count() -> None:
+        for _ in range(1000):
+            hotline.agent_answered("601", 1.0)
+
+    threads = [threading.Thread(target=count) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert value(hotline, "agent_answer_seconds_count", agent="601") == 8000
+
+
+def test_the_example_scrape_reads_the_default_address():
+    example = (Path(dashboard.__file__).parent / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
+    assert "127.0.20.1:9464" in example
