@@ -1,0 +1,49 @@
+"""Asynchronous tests, without a plugin.
+
+An `async def test_…` runs in virtual time (tests/fake/virtual_time.py), or on a real loop if it is marked
+`real_time`, `asterisk`, `s3` or `postgres`. An argument that is an asynchronous context manager is entered around
+the test, in the order of the arguments, and the test receives what entering it gave: this is how a fixture that
+must live inside the loop is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from tests.fake.virtual_time import HORIZON_S, run_virtual
+
+REAL_TIME = ("real_time", "asterisk", "s3", "postgres")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "real_time: an asynchronous test that needs a real clock or real sockets")
+    config.addinivalue_line("markers", f"horizon(seconds): virtual seconds a test may take ({HORIZON_S:.0f})")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = inspect.signature(pyfuncitem.obj).parameters
+    arguments = {name: pyfuncitem.funcargs[name] for name in names if name in pyfuncitem.funcargs}
+    coro = _inside_its_fixtures(pyfuncitem.obj, arguments)
+    if any(pyfuncitem.get_closest_marker(mark) for mark in REAL_TIME):
+        asyncio.run(coro)
+    else:
+        horizon = pyfuncitem.get_closest_marker("horizon")
+        run_virtual(coro, horizon_s=horizon.args[0] if horizon else HORIZON_S)
+    return True
+
+
+async def _inside_its_fixtures(test: Callable[..., Coroutine[Any, Any, None]], arguments: dict[str, Any]) -> None:
+    async with AsyncExitStack() as stack:
+        for name, value in arguments.items():
+            if hasattr(type(value), "__aenter__"):
+                arguments[name] = await stack.enter_async_context(value)
+        await test(**arguments)

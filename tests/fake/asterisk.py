@@ -1,0 +1,755 @@
+"""A fake Asterisk behind the ARI client's `Wire`: no socket, no process, in virtual time or real.
+
+    async with FakeAsterisk(lengths=lengths_of(settings.prompts)) as asterisk:
+        client = Client(asterisk)                      # FakeAsterisk is the Wire
+        caller = await asterisk.phones.caller("15400001234").dials("12368")
+
+It answers as Asterisk 22.10.1 does, with its statuses, texts and event orders, including what hurts:
+
+- six verbs wait for the playback on their channel to end, and what waits on a lane stands in the way of the rest;
+- events overtake responses; nothing is replayed after a broken link; no link, no Stasis: the dialplan's fallback;
+- an inbound channel's ChannelDestroyed comes only if one is subscribed to it;
+- after a duplicate name, a lane answers 409 instead of 500 to every originate that fails.
+
+What is not modelled raises NotModelled, so that no test passes on a fiction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import unquote
+
+from ari_app.ari.errors import ApplicationReplaced, RequestTimeout, Unreachable
+from ari_app.ari.wire import Link, Response
+from tests.fake.exchange import NO_ANSWER, NORMAL_CLEARING, REFUSALS, Bridge, Channel, Exchange, Playback
+from tests.fake.phones import INVITE_TO_RING_S, FakePhone, FakePhones
+
+CHANNELVARS = ("SANLING_CONTEXT", "SANLING_ROLE", "SANLING_CASES", "SANLING_MILESTONE", "SANLING_NEXT")
+KEYED = ("SANLING_KEYED_NUMBER", "SANLING_KEYED_ROLE", "SANLING_KEYED_CASE", "SANLING_KEYED_LICENCE")
+
+HANGUP_REASONS = {
+    "normal": 16, "busy": 17, "congestion": 34, "no_answer": 19, "timeout": 102, "rejected": 21, "unallocated": 1,
+    "normal_unspecified": 31, "number_incomplete": 28, "codec_mismatch": 58, "interworking": 127, "failure": 38,
+    "answered_elsewhere": 26,
+}  # fmt: skip
+CAUSE_OF_DELETE = 32
+
+Lengths = Callable[[str], float | None]
+CaseContext = Callable[[str, str, str, str], Mapping[str, str]]
+"""What the AGI script does: (number, role, case's last five, licence's last four) → channel variables.
+
+Raising stands for an AGI server that is away: the context stays `unavailable`.
+"""
+
+
+class NotModelled(AssertionError):
+    """The fake does not know this request; teach it, from the real one, before a test relies on it."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as the wire saw it."""
+
+    at_s: float
+    method: str
+    uri: str
+    query: dict[str, str]
+    body: Mapping[str, Any] | None
+
+
+class Refusal(Exception):
+    """An error status, raised by a route."""
+
+    def __init__(self, status: int, message: str, *, key: str = "message") -> None:
+        super().__init__(message)
+        self.response = _json(status, {key: message})
+
+
+class _Lane:
+    """One connection: strictly one request after the other."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.name_was_taken = False
+        """Asterisk keeps the error of its last failed allocation per thread and mistakes the next for it."""
+
+
+def seconds_each(seconds: float, **exceptions: float | None) -> Lengths:
+    """Every prompt lasts `seconds`, but for the exceptions (dashes as underscores; None: there is no such file)."""
+    named = {name.replace("_", "-"): length for name, length in exceptions.items()}
+
+    def length(media: str) -> float | None:
+        if media.startswith("tone:"):
+            return float("inf")
+        return named.get(media.rpartition("/")[2], seconds) if media.startswith("sound:") else float("inf")
+
+    return length
+
+
+def lengths_of(folder: Path) -> Lengths:
+    """The lengths of the sound files that media URIs name by absolute path, or by name in `folder`.
+
+    Without a file there is no sound (`failed`); `recording:` and unknown schemes never end, as on the real one.
+    """
+    known: dict[str, float | None] = {}
+
+    def length(media: str) -> float | None:
+        if not media.startswith("sound:"):
+            return float("inf")
+        if media not in known:
+            known[media] = _file_seconds(folder / media.removeprefix("sound:"))
+        return known[media]
+
+    return length
+
+
+def _file_seconds(stem: Path) -> float | None:
+    for ending, bytes_a_second, header in (
+        (".alaw", 8000, 0),
+        (".ulaw", 8000, 0),
+        (".sln", 16000, 0),
+        (".wav", 16000, 44),
+    ):
+        file = stem.with_name(stem.name + ending)
+        if file.exists():
+            return (file.stat().st_size - header) / bytes_a_second
+    return None
+
+
+class FakeAsterisk(Exchange):
+    """One Asterisk with the hotline's dialplan and any number of telephones."""
+
+    def __init__(
+        self,
+        lengths: Lengths | None = None,
+        *,
+        app: str = "sanling",
+        instance: str = "demo",
+        hotline_numbers: tuple[str, ...] = ("12368",),
+        case_context: CaseContext | None = None,
+        spool: Path | None = None,
+        lanes: int = 4,
+        latency_s: float = 0.001,
+        agi_s: float = 0.002,
+    ) -> None:
+        """`lengths`: media URI → seconds (one second each by default). `spool`: where recordings and callbacks go.
+
+        `latency_s`: from a request to its answer; its events come in the middle of that.
+        """
+        self.phones = FakePhones(self)
+        super().__init__(lengths or seconds_each(1.0))
+        self.app = app
+        self.instance = instance
+        self.hotline_numbers = hotline_numbers
+        self.case_context = case_context
+        self.spool = spool
+        self.latency_s = latency_s
+        self.agi_s = agi_s
+        self.channelvars = CHANNELVARS
+        self.requests: list[Request] = []
+        """Everything the controller asked."""
+        self.events: list[dict[str, Any]] = []
+        """Everything that was sent to the controller."""
+        self.missed: list[dict[str, Any]] = []
+        """Events that fell into a broken link."""
+        self.fallbacks: list[str] = []
+        """Calls that the dialplan's fallback took."""
+        self.recorded: dict[str, float] = {}
+        """Inbound calls with the length of their recording in seconds, once complete."""
+        self.allowed: set[str] | None = None
+        """The event filter; None: everything."""
+        self._calls = 0
+        self._fast = _Lane()
+        self._lanes: asyncio.Queue[_Lane] = asyncio.Queue()
+        for _ in range(lanes):
+            self._lanes.put_nowait(_Lane())
+        self._on_event: Callable[[bytes], None] | None = None
+        self._on_link: Callable[[Link], None] | None = None
+        self._linked = asyncio.Event()
+        self._link_allowed = asyncio.Event()
+        self._link_allowed.set()
+        self._link_lost = asyncio.Event()
+        self._replaced = False
+        self._troubles: list[tuple[str, re.Pattern[str], Response | float]] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # Trouble to order
+
+    def drop_link(self) -> None:
+        """The controller's connection breaks and stays broken; channels, bridges, subscriptions stay."""
+        self._link_allowed.clear()
+        self._link_lost.set()
+
+    def restore_link(self) -> None:
+        self._link_allowed.set()
+
+    def replace_application(self) -> None:
+        """Another client takes the application."""
+        self._replaced = True
+        self._link_lost.set()
+
+    def refuses_next(self, method: str, uri: str, status: int, message: str = "ordered by the test") -> None:
+        """The next request of this method whose uri matches the pattern is answered so, and not done."""
+        self._troubles.append((method, re.compile(uri), _json(status, {"message": message})))
+
+    def delays_next(self, method: str, uri: str, seconds: float) -> None:
+        """The next request of this method whose uri matches the pattern is done so much later."""
+        self._troubles.append((method, re.compile(uri), seconds))
+
+    def ghosts(self) -> list[str]:
+        """Names of all channels, bridges and playbacks that are still there."""
+        return sorted([*self.channels, *self.bridges, *self.playbacks])
+
+    # Wire
+
+    def attach(self, on_event: Callable[[bytes], None], on_link: Callable[[Link], None]) -> None:
+        self._on_event, self._on_link = on_event, on_link
+
+    async def run(self) -> None:
+        if self._on_link is None:
+            raise AssertionError("attach() comes before run()")
+        try:
+            while True:
+                await self._link_allowed.wait()
+                self._link_lost.clear()
+                self.allowed = None
+                self._linked.set()
+                self.app_listens = True
+                self._on_link(Link.UP)
+                await self._link_lost.wait()
+                self._unlink()
+                if self._replaced:
+                    self.app_listens = True
+                    self._on_link(Link.REPLACED)
+                    raise ApplicationReplaced("another client registered the application")
+                self._on_link(Link.DOWN)
+        finally:
+            self._unlink()
+
+    def _unlink(self) -> None:
+        self._linked.clear()
+        self.app_listens = False
+
+    def tell(self, event: dict[str, Any]) -> None:
+        event |= {"asterisk_id": "fa:ke:00:00:00:01", "application": self.app}
+        if self.allowed is not None and event["type"] not in self.allowed:
+            return
+        if not self._linked.is_set() or self._on_event is None:
+            self.missed.append(event)
+            return
+        self.events.append(event)
+        asyncio.get_running_loop().call_soon(self._deliver, json.dumps(event).encode())
+
+    def _deliver(self, frame: bytes) -> None:
+        if self._linked.is_set() and self._on_event:
+            self._on_event(frame)
+
+    async def request(
+        self,
+        method: str,
+        uri: str,
+        query: Mapping[str, str],
+        body: Mapping[str, Any] | None,
+        *,
+        blocking: bool,
+        timeout_s: float,
+    ) -> Response:
+        if not self._linked.is_set():
+            raise Unreachable("no link to Asterisk")
+        self.requests.append(Request(self.now(), method, uri, dict(query), body))
+        loop = asyncio.get_running_loop()
+        reply = loop.create_task(self._answer(method, uri, query, body, blocking), name=f"{method} {uri}")
+        lost = loop.create_task(self._link_lost.wait(), name="watching the link")
+        try:
+            await asyncio.wait((reply, lost), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if reply.done():
+                return reply.result()
+            if lost.done():
+                raise Unreachable(f"the link broke during {method} {uri}")
+            raise RequestTimeout(f"no answer to {method} {uri} within {timeout_s} s")
+        finally:
+            lost.cancel()
+            self._let_go(reply)
+
+    def _let_go(self, reply: asyncio.Task[Response]) -> None:
+        """Asterisk goes on with what nobody waits for any more."""
+        if not reply.done():
+            self._tasks.add(reply)  # type: ignore[arg-type]
+            reply.add_done_callback(self._tasks.discard)
+
+    async def _answer(
+        self, method: str, uri: str, query: Mapping[str, str], body: Mapping[str, Any] | None, blocking: bool
+    ) -> Response:
+        async with self._a_lane(blocking) as lane:
+            await asyncio.sleep(self.latency_s / 2)
+            for trouble in self._troubles:
+                if trouble[0] == method and trouble[1].search(uri):
+                    self._troubles.remove(trouble)
+                    if isinstance(trouble[2], Response):
+                        return trouble[2]
+                    await asyncio.sleep(trouble[2])
+                    break
+            try:
+                response = await self._route(lane, method, uri, dict(query), body)
+            except Refusal as refusal:
+                response = refusal.response
+            await asyncio.sleep(self.latency_s / 2)
+            return response
+
+    @asynccontextmanager
+    async def _a_lane(self, blocking: bool) -> AsyncIterator[_Lane]:
+        if not blocking:
+            async with self._fast.lock:
+                yield self._fast
+            return
+        lane = await self._lanes.get()
+        try:
+            yield lane
+        finally:
+            self._lanes.put_nowait(lane)
+
+    # REST
+
+    async def _route(
+        self, lane: _Lane, method: str, uri: str, query: dict[str, str], body: Mapping[str, Any] | None
+    ) -> Response:
+        if uri.startswith("/"):
+            return _json(405, {"message": "Invalid method"})
+        parts = [unquote(part) for part in uri.split("/")]
+        match method, parts:
+            case "GET", ["channels"]:
+                return _json(200, [channel.told() for channel in self.channels.values()])
+            case "POST", ["channels"]:
+                return self._originate(lane, query.get("channelId") or self._next_id(), query, body)
+            case "POST", ["channels", "create" | "externalMedia"]:
+                raise NotModelled(f"{method} {uri}")
+            case "GET", ["channels", id]:
+                return _json(200, self._channel(id).told())
+            case "POST", ["channels", id]:
+                return self._originate(lane, id, query, body)
+            case "DELETE", ["channels", id]:
+                return self._hang_up_channel(self._channel(id), query)
+            case _, ["channels", id, *verb]:
+                return await self._channel_verb(method, self._channel(id), verb, query, body)
+            case "GET", ["bridges"]:
+                return _json(200, [bridge.told() for bridge in self.bridges.values()])
+            case "POST", ["bridges"]:
+                return self._create_bridge(query.get("bridgeId") or self._next_id(), query)
+            case "POST", ["bridges", id]:
+                return self._create_bridge(id, query)
+            case "GET", ["bridges", id]:
+                return _json(200, self._bridge(id).told())
+            case "DELETE", ["bridges", id]:
+                self.destroy_bridge(self._bridge(id))
+                return _NOTHING
+            case _, ["bridges", id, *verb]:
+                return await self._bridge_verb(method, self._bridge(id), verb, query)
+            case "GET", ["playbacks", id]:
+                return _json(200, self._playback(id).told())
+            case "DELETE", ["playbacks", id]:
+                self._playback(id).stop_asked.set()
+                return _NOTHING
+            case _, ["recordings", "live", _]:
+                raise Refusal(404, "Recording not found")
+            case "GET", ["applications"]:
+                return _json(200, [self._application()])
+            case _, ["applications", name, *verb]:
+                if name != self.app:
+                    raise Refusal(404, "Application not found")
+                return self._application_verb(method, verb, query, body)
+            case "GET", ["asterisk", "ping"]:
+                return _json(200, {"asterisk_id": "fa:ke:00:00:00:01", "ping": "pong", "timestamp": self.timestamp()})
+            case "GET", ["asterisk", "info"]:
+                return _json(200, {"system": {"version": "22.10.1", "entity_id": "fa:ke:00:00:00:01"}})
+        raise NotModelled(f"{method} {uri}")
+
+    def _channel(self, id: str) -> Channel:
+        if (channel := self.channels.get(id)) is None:
+            raise Refusal(404, "Channel not found")
+        return channel
+
+    def _bridge(self, id: str) -> Bridge:
+        if (bridge := self.bridges.get(id)) is None:
+            raise Refusal(404, "Bridge not found")
+        return bridge
+
+    def _playback(self, id: str) -> Playback:
+        if (playback := self.playbacks.get(id)) is None:
+            raise Refusal(404, "Playback not found")
+        return playback
+
+    def _application(self) -> dict[str, Any]:
+        subscribed = {id for id, reasons in self.interest.items() if reasons > 0}
+        return {
+            "name": self.app,
+            "channel_ids": [id for id in self.channels if id in subscribed],
+            "bridge_ids": [id for id in self.bridges if id in subscribed],
+            "endpoint_ids": [],
+            "device_names": [],
+            "events_allowed": [{"type": type} for type in sorted(self.allowed or ())],
+            "events_disallowed": [],
+        }
+
+    def _application_verb(
+        self, method: str, verb: list[str], query: dict[str, str], body: Mapping[str, Any] | None
+    ) -> Response:
+        match method, verb:
+            case "GET", []:
+                return _json(200, self._application())
+            case "PUT", ["eventFilter"]:
+                allowed = (body or {}).get("allowed")
+                self.allowed = None if allowed is None else {rule["type"] for rule in allowed}
+                if self.allowed is not None and "RESTResponse" not in self.allowed:
+                    raise NotModelled("an event filter without RESTResponse: every reply would be swallowed")
+                return _json(200, self._application())
+            case (("POST" | "DELETE"), ["subscription"]):
+                scheme, _, id = query.get("eventSource", "").partition(":")
+                if scheme in ("endpoint", "deviceState"):
+                    return _json(200, self._application())
+                if id not in (self.channels if scheme == "channel" else self.bridges):
+                    raise Refusal(422, "Event source does not exist")
+                self.interest[id] += 1 if method == "POST" else -1
+                return _json(200, self._application())
+        raise NotModelled(f"{method} applications/…/{'/'.join(verb)}")
+
+    async def _channel_verb(
+        self,
+        method: str,
+        channel: Channel,
+        verb: list[str],
+        query: dict[str, str],
+        body: Mapping[str, Any] | None,
+    ) -> Response:
+        if method == "GET" and verb in (["variable"], ["variables"]):
+            return self._variables(channel, verb[0], query)
+        if not channel.in_stasis:
+            raise Refusal(409, "Channel not in Stasis application")
+        match method, verb:
+            case "POST", ["answer"]:
+                await channel.ask(lambda: self.up(channel))
+            case (("POST" | "DELETE"), ["ring"]):
+                on = method == "POST"
+                channel.command(lambda: self._ring(channel, on))
+            case "POST", ["progress"]:
+                channel.command(lambda: self._ring(channel, False))
+            case (("POST" | "DELETE"), ["moh"]):
+                music = query.get("mohClass", "default") if method == "POST" else None
+                channel.command(lambda: _soon(lambda: channel.listens_to_music(music)))
+            case "POST", ["play", *name]:
+                return self._play(name[0] if name else query.get("playbackId", ""), channel, query)
+            case "POST", ["variable"]:
+                if not query.get("variable"):
+                    raise Refusal(400, "Variable name is required")
+                await channel.ask(lambda: self._set(channel, {query["variable"]: query.get("value", "")}))
+            case "POST", ["variables"]:
+                values = dict((body or {}).get("variables", {}))
+                await channel.ask(lambda: self._set(channel, values))
+            case "POST", ["continue"]:
+                context = query.get("context") or str(channel.dialplan.get("context", ""))
+                exten = query.get("extension") or "s"
+
+                def leave() -> None:
+                    channel.leaving = (context, exten)
+
+                channel.command(lambda: _soon(leave))
+            case (("POST" | "DELETE"), ["mute" | "hold" | "silence" | "dtmf" as other]):
+                raise NotModelled(f"{method} channels/…/{other}")
+            case _:
+                raise NotModelled(f"{method} channels/…/{'/'.join(verb)}")
+        return _NOTHING
+
+    async def _ring(self, channel: Channel, on: bool) -> None:
+        if not channel.hung_up:
+            channel.rings_back(on)
+            if channel.phone and on:
+                channel.phone.progressed()
+
+    def _variables(self, channel: Channel, verb: str, query: dict[str, str]) -> Response:
+        names = query.get(verb, "").split(",")
+        known = channel.variables | {
+            "CALLERID(num)": channel.caller["number"],
+            "CALLERID(name)": channel.caller["name"],
+            "UNIQUEID": channel.id,
+        }
+        if not all(name in known for name in names):
+            raise Refusal(404, "Provided variable was not found")
+        if verb == "variable":
+            return _json(200, {"value": known[names[0]]})
+        return _json(200, {"variables": {name: known[name] for name in names}})
+
+    def _set(self, channel: Channel, values: Mapping[str, str]) -> None:
+        for name, value in values.items():
+            channel.variables[name] = value
+            self.channel_event("ChannelVarset", channel, variable=name, value=value)
+
+    def _play(self, id: str, on: Channel | Bridge, query: dict[str, str]) -> Response:
+        media = [item for item in query.get("media", "").split(",") if item]
+        if not media:
+            raise Refusal(500, "Allocation failed", key="error")
+        kind = "channel" if isinstance(on, Channel) else "bridge"
+        playback = Playback(id or self._next_id(), media, f"{kind}:{on.id}")
+        told = playback.told()
+        if isinstance(on, Channel):
+            self.play_on(on, playback)
+        else:
+            self.play_in(on, playback)
+        return _json(201, told)
+
+    def _hang_up_channel(self, channel: Channel, query: dict[str, str]) -> Response:
+        if "reason_code" in query:
+            cause = int(query["reason_code"])
+        elif (reason := query.get("reason", "normal")) in HANGUP_REASONS:
+            cause = HANGUP_REASONS[reason]
+        else:
+            raise Refusal(400, "Invalid Reason")
+        if not channel.hung_up:
+            self.hangup_requested(channel, CAUSE_OF_DELETE, soft=True)
+            channel.cause = cause
+            if cause == 17:  # what PJSIP makes of it
+                channel.tech_cause = 486
+            self.hang_up(channel)
+        return _NOTHING
+
+    def _create_bridge(self, id: str, query: dict[str, str]) -> Response:
+        if id in self.bridges:
+            raise Refusal(409, f"Bridge with id '{id}' already exists")
+        bridge = Bridge(id, query.get("type", "mixing"), query.get("name", ""), self.timestamp())
+        self.bridges[id] = bridge
+        return _json(200, bridge.told())
+
+    async def _bridge_verb(self, method: str, bridge: Bridge, verb: list[str], query: dict[str, str]) -> Response:
+        match method, verb:
+            case "POST", ["addChannel" | "removeChannel" as which]:
+                channels = [self._member(id) for id in query.get("channel", "").split(",")]
+                for channel in channels:
+                    if which == "removeChannel" and channel.bridge is not bridge:
+                        raise Refusal(422, "Channel not in this bridge")
+                    if not channel.in_stasis:
+                        raise Refusal(422, "Channel not in Stasis application")
+                for channel in channels:
+                    await channel.ask(functools.partial(self._move, which, bridge, channel))
+                return _NOTHING
+            case "POST", ["play", *name]:
+                return self._play(name[0] if name else query.get("playbackId", ""), bridge, query)
+        raise NotModelled(f"{method} bridges/…/{'/'.join(verb)}")
+
+    def _member(self, id: str) -> Channel:
+        if (channel := self.channels.get(id)) is None:
+            raise Refusal(400, "Channel not found")
+        return channel
+
+    def _move(self, which: str, bridge: Bridge, channel: Channel) -> None:
+        if which == "addChannel":
+            self.enter(bridge, channel)
+        elif channel.bridge is bridge:
+            self.leave(bridge, channel)
+
+    # Calls out
+
+    def _originate(self, lane: _Lane, id: str, query: dict[str, str], body: Mapping[str, Any] | None) -> Response:
+        if "app" not in query:
+            raise NotModelled("originate into the dialplan")
+        if id in self.channels:
+            lane.name_was_taken = True
+            raise Refusal(409, "Channel with given unique ID already exists")
+        technology, _, number = query.get("endpoint", "").partition("/")
+        phone = self.phones.find(number) if technology == "PJSIP" else None
+        if phone is None or not phone.registered:
+            if lane.name_was_taken:
+                raise Refusal(409, "Channel with given unique ID already exists")
+            raise Refusal(500, "Allocation failed", key="error")
+        channel = Channel(self, id, number, None, "Down")
+        self.channels[id] = channel
+        channel.caller = _caller_id(query.get("callerId", ""))
+        channel.connected = dict(channel.caller)
+        channel.dialplan = {
+            "context": "agents", "exten": "s", "priority": 1, "app_name": "AppDial2", "app_data": "(Outgoing Line)",
+        }  # fmt: skip
+        channel.variables |= dict((body or {}).get("variables", {}))
+        self.interest[id] += 1
+        timeout_s = float(query.get("timeout", "30"))
+        args = [arg for arg in query.get("appArgs", "").split(",") if arg]
+        told = channel.told()
+        self.spawn(self._offer(channel, phone, args, timeout_s), f"offer {id}")
+        return _json(200, told)
+
+    async def _offer(self, channel: Channel, phone: FakePhone, args: list[str], timeout_s: float) -> None:
+        """An originated channel's life: INVITE, ring, answer or not, Stasis, end."""
+        self.dial_event(channel, "")
+        await asyncio.sleep(self.latency_s)
+        call = phone.is_called(channel)
+        try:
+            async with asyncio.timeout(timeout_s if timeout_s >= 0 else None):
+                await asyncio.sleep(INVITE_TO_RING_S)
+                if call.ended_at is None and not channel.hung_up:
+                    channel.state = "Ringing"
+                    self.channel_event("ChannelStateChange", channel)
+                    self.dial_event(channel, "RINGING")
+                status = await call.decides()
+        except TimeoutError:
+            channel.cause, channel.tech_cause = NO_ANSWER, 480
+            self.destroy(channel, 487, "hotline")
+            return
+        if status == 200:
+            self.up(channel)
+            self.dial_event(channel, "ANSWER")
+        elif status:
+            channel.cause, dialstatus = REFUSALS.get(status, (NO_ANSWER, "NOANSWER"))
+            channel.tech_cause = status
+            self.hangup_requested(channel, channel.cause)
+            self.dial_event(channel, dialstatus)
+            self.destroy(channel, status, "phone")
+            return
+        if channel.state != "Up":  # DELETE while it rang
+            self.dial_event(channel, "NOANSWER")
+            self.destroy(channel, 487, "hotline")
+            return
+        await self.stasis(channel, args)
+        self.destroy(channel, 200, "phone" if channel.hung_up_there else "hotline")
+
+    # Calls in
+
+    def _next_id(self) -> str:
+        self._calls += 1
+        return f"{self.instance}-{1772413200 + int(self.now())}.{self._calls}"
+
+    def called(self, phone: FakePhone, number: str, display: str) -> Channel | None:
+        """An INVITE from the trunk, or from an agent's phone. None: no such number (404)."""
+        agent = self.phones.find(phone.number) is phone
+        known = re.fullmatch(r"\*1[1-5]\d*", number) if agent else number in self.hotline_numbers
+        if not known:
+            return None
+        channel = Channel(self, self._next_id(), phone.number if agent else "trunk", None, "Ring")
+        self.channels[channel.id] = channel
+        channel.caller = {"name": display, "number": phone.number}
+        channel.dialplan = {"context": "agents" if agent else "inbound", "exten": number, "priority": 1}
+        life = self._feature(channel, number) if agent else self._inbound(channel)
+        self.spawn(life, f"call {channel.id}")
+        return channel
+
+    async def _inbound(self, channel: Channel) -> None:
+        """The dialplan of the context `inbound`, and whatever follows."""
+        started = self.now()
+        await asyncio.sleep(self.latency_s)
+        await self._ring(channel, True)
+        await self._look_up(channel, channel.caller["number"], "", "", "")
+        if not await self.stasis(channel, ["inbound"]):
+            channel.leaving = ("fallback", "s")
+        while channel.leaving and not channel.hung_up:
+            context, channel.leaving = channel.leaving[0], None
+            channel.dialplan |= {"context": context, "exten": "s"}
+            if context == "case-context":
+                await self._look_up(channel, *(channel.variables.get(name, "") for name in KEYED))
+                for name in KEYED:
+                    channel.variables.pop(name, None)
+                if not await self.stasis(channel, ["context"]):
+                    channel.leaving = ("fallback", "s")
+            elif context == "fallback":
+                await self._fall_back(channel)
+        self._recording_complete(channel, started)
+        unanswered = channel.state != "Up"
+        if not channel.hung_up:
+            channel.cause = channel.cause if unanswered else NORMAL_CLEARING
+        self.destroy(channel, 603 if unanswered else 200, "phone" if channel.hung_up_there else "hotline")
+
+    async def _feature(self, channel: Channel, code: str) -> None:
+        """The dialplan of the context `agents`."""
+        await asyncio.sleep(self.latency_s)
+        if not await self.stasis(channel, ["feature", code]):
+            self.up(channel)
+            await self._say_in_dialplan(channel, "fallback-agent")
+        self.destroy(channel, 200, "phone" if channel.hung_up_there else "hotline")
+
+    async def _look_up(self, channel: Channel, number: str, role: str, case: str, licence: str) -> None:
+        """AGI(case_context)."""
+        channel.variables["SANLING_CONTEXT"] = "unavailable"
+        await asyncio.sleep(self.agi_s)
+        if self.case_context is not None:
+            try:
+                channel.variables |= dict(self.case_context(number, role, case, licence))
+            except Exception:
+                channel.variables["SANLING_CONTEXT"] = "unavailable"
+
+    async def _fall_back(self, channel: Channel) -> None:
+        """The dialplan of the context `fallback`: an apology, and a number to call back."""
+        self.fallbacks.append(channel.id)
+        self.up(channel)
+        await self._say_in_dialplan(channel, "fallback-sorry")
+        number = await self._say_in_dialplan(channel, "fallback-leave-number", reads=True)
+        if not channel.hung_up:
+            number = await self._read_number(channel, number)
+        number = number or re.sub(r"\D", "", channel.caller["number"])
+        if number and self.spool:
+            folder = self.spool / "callbacks"
+            folder.mkdir(parents=True, exist_ok=True)
+            caller = re.sub(r"\D", "", channel.caller["number"])
+            note = f"{1772413200 + int(self.now())} {number} {caller}\n"
+            (folder / f"{channel.id}.txt").write_text(note, encoding="ascii")
+        await self._say_in_dialplan(channel, "fallback-noted" if number else "fallback-goodbye")
+
+    async def _say_in_dialplan(self, channel: Channel, prompt: str, *, reads: bool = False) -> str:
+        """Playback(), or with `reads` Read(): a first digit cuts the prompt off and is returned."""
+        seconds = self.lengths(f"sound:{prompt}")
+        if channel.hung_up or seconds is None:
+            return ""
+        heard = channel.ear.begin(prompt)
+        waits = [asyncio.ensure_future(channel.hangup.wait())]
+        if reads:
+            waits.append(asyncio.ensure_future(channel.digits.get()))  # type: ignore[arg-type]
+        done, pending = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for wait in pending:
+            wait.cancel()
+        channel.ear.end(heard, complete=not done)
+        return str(waits[1].result()) if reads and waits[1] in done else ""
+
+    async def _read_number(self, channel: Channel, first: str) -> str:
+        digits = first
+        while not digits.endswith("#") and len(digits) < 20 and not channel.hung_up:
+            try:
+                digits += await asyncio.wait_for(channel.digits.get(), 8.0)
+            except TimeoutError:
+                break
+        return re.sub(r"\D", "", digits)
+
+    def _recording_complete(self, channel: Channel, started: float) -> None:
+        """MixMonitor closes its file: stereo, 8 kHz, 16 bit; here of silence."""
+        seconds = self.now() - started
+        self.recorded[channel.id] = seconds
+        if self.spool:
+            folder = self.spool / "monitor"
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / f"{channel.id}.raw").open("wb") as file:
+                file.truncate(int(seconds * 8000) * 4)
+            (folder / f"{channel.id}.done").touch()
+
+
+async def _soon(do: Callable[[], None]) -> None:
+    do()
+
+
+def _caller_id(text: str) -> dict[str, str]:
+    match = re.fullmatch(r'\s*"?([^"<]*?)"?\s*<([^>]*)>\s*', text)
+    return {"name": match[1], "number": match[2]} if match else {"name": "", "number": text}
+
+
+def _json(status: int, body: Any) -> Response:
+    return Response(status, json.dumps(body, ensure_ascii=False).encode())
+
+
+_NOTHING = Response(204, b"")

@@ -1,0 +1,536 @@
+"""The telephony of the fake Asterisk: channels, bridges and playbacks, without a word of HTTP.
+
+Each channel in Stasis serves its commands one after the other, and a playback is a command that lasts as long as
+the sound: from this alone follow the real one's blocking verbs, its queue of playbacks, a `continue` that waits
+for the prompt to end, and the order of events at a hangup. Orders, causes and texts are those of Asterisk 22.10.1;
+tests/contract runs the same questions against both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+from tests.fake.ear import MUSIC, RINGBACK, Ear, Sound
+
+EPOCH = datetime(2026, 3, 2, 1, 0, tzinfo=UTC)
+"""What 0 s on the loop's clock is by the fake's calendar: a Monday, nine o'clock in Shanghai."""
+
+NORMAL_CLEARING = 16
+NO_ANSWER = 19
+INTERWORKING = 127
+
+CAUSE_TEXTS = {
+    0: "Unknown",
+    1: "Unallocated (unassigned) number",
+    16: "Normal Clearing",
+    17: "User busy",
+    18: "No user responding",
+    19: "User alerting, no answer",
+    21: "Call Rejected",
+    34: "Circuit/channel congestion",
+    127: "Interworking, unspecified",
+}
+
+REFUSALS = {486: (17, "BUSY"), 603: (21, "NOANSWER"), 480: (19, "NOANSWER"), 404: (1, "NOANSWER")} | {
+    503: (34, "CONGESTION")
+}
+"""SIP status of a refusal → hangup cause and dial status."""
+
+Command = Callable[[], Awaitable[None]]
+
+
+class Phone(Protocol):
+    """The far end of a channel: what a telephone is told by SIP."""
+
+    def progressed(self) -> None:
+        """180 or 183 came."""
+
+    def answered_by_far_end(self) -> None:
+        """200 came."""
+
+    def ended_by(self, by: str, sip_status: int) -> None:
+        """The call is over; `by` is `hotline` or `phone`."""
+
+    def taken_back(self) -> None:
+        """CANCEL came."""
+
+
+@dataclass(eq=False)
+class Playback:
+    id: str
+    media: list[str]
+    target: str
+    """`channel:<id>` or `bridge:<id>`"""
+    state: str = "queued"
+    item: int = 0
+    stop_asked: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def told(self) -> dict[str, Any]:
+        told = {"id": self.id, "media_uri": self.media[self.item]}
+        if self.item + 1 < len(self.media):
+            told["next_media_uri"] = self.media[self.item + 1]
+        return told | {"target_uri": self.target, "language": "en", "state": self.state}
+
+
+@dataclass(eq=False)
+class Bridge:
+    id: str
+    type: str
+    """As given: `mixing,dtmf_events`"""
+    name: str
+    created: str
+    members: list[Channel] = field(default_factory=list)
+    music: bool = False
+    waiting: deque[Playback] = field(default_factory=deque)
+    playing: Playback | None = None
+    announcer: asyncio.Task[None] | None = None
+    heard: dict[Channel, Sound] = field(default_factory=dict)
+    gone: bool = False
+
+    @property
+    def loses_digits(self) -> bool:
+        """Two SIP legs in a plain mixing bridge exchange RTP natively and Asterisk sees no DTMF."""
+        return "dtmf_events" not in self.type and len(self.members) == 2 and self.playing is None
+
+    def told(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "technology": "softmix" if self.playing else "simple_bridge",
+            "bridge_type": "mixing",
+            "bridge_class": "stasis",
+            "creator": "Stasis",
+            "name": self.name,
+            "channels": [channel.id for channel in self.members],
+            "creationtime": self.created,
+            "video_mode": "talker",
+        }
+
+
+class Channel:
+    """One leg."""
+
+    def __init__(self, exchange: Exchange, id: str, endpoint: str, phone: Phone | None, state: str) -> None:
+        self.id = id
+        self.endpoint = endpoint
+        """`trunk`, or the agent's number."""
+        self.name = f"PJSIP/{endpoint}-{exchange.next_name():08x}"
+        self.phone = phone
+        self.state = state
+        self.created = exchange.timestamp()
+        self.caller = {"name": "", "number": ""}
+        self.connected = {"name": "", "number": ""}
+        self.dialplan: dict[str, Any] = {}
+        self.variables: dict[str, str] = {}
+        self.in_dialplan = state == "Ring"
+        """It came in through the dialplan; an originated one has none to go back to."""
+        self.in_stasis = False
+        self.leaving: tuple[str, str] | None = None
+        """Context and extension where `continue` sends it."""
+        self.hung_up = False
+        self.hung_up_there = False
+        """By the far end."""
+        self.gone = False
+        self.cause = 0
+        self.tech_cause: int | None = None
+        self.bridge: Bridge | None = None
+        self.music: str | None = None
+        self.ear = Ear()
+        self.digits: asyncio.Queue[str] = asyncio.Queue()
+        """What the dialplan reads with Read()."""
+        self._commands: deque[Command] = deque()
+        self._stirred = asyncio.Event()
+        self.hangup = asyncio.Event()
+        self._exchange = exchange
+        self._music: Sound | None = None
+        self._ringback: Sound | None = None
+
+    def told(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "name": self.name,
+            "state": self.state,
+            "protocol_id": f"{self.id}@fake",
+            "caller": dict(self.caller),
+            "connected": dict(self.connected),
+            "accountcode": "",
+            "dialplan": dict(self.dialplan),
+            "creationtime": self.created,
+            "language": "en",
+            "channelvars": {name: self.variables.get(name, "") for name in self._exchange.channelvars},
+        }
+
+    def command(self, command: Command) -> None:
+        """Let the channel do this once it has done everything before."""
+        self._commands.append(command)
+        self._stirred.set()
+
+    def ask(self, command: Callable[[], None]) -> asyncio.Future[None]:
+        """Like `command`; the future is done when it was: what Asterisk's blocking verbs wait for."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def do() -> None:
+            command()
+            if not done.done():
+                done.set_result(None)
+
+        self.command(do)
+        return done
+
+    async def serve(self) -> None:
+        """Do commands until a hangup or `continue`; what was queued by then is still done."""
+        while True:
+            while self._commands:
+                await self._commands.popleft()()
+            if self.hung_up or self.leaving:
+                return
+            self._stirred.clear()
+            await self._stirred.wait()
+
+    def wake(self) -> None:
+        self._stirred.set()
+
+    # What the far end hears
+
+    def listens_to_music(self, on: str | None) -> None:
+        self.music = on
+        self.set_music()
+
+    def set_music(self) -> None:
+        """Music is heard unless a playback or a bridge has taken its place."""
+        audible = self.music is not None and not self.gone and self._exchange.playing_on(self) is None
+        if audible and self._music is None:
+            self._music = self.ear.begin(MUSIC)
+        elif not audible and self._music is not None:
+            self.ear.end(self._music)
+            self._music = None
+
+    def rings_back(self, on: bool) -> None:
+        if on and self._ringback is None:
+            self._ringback = self.ear.begin(RINGBACK)
+        elif not on and self._ringback is not None:
+            self.ear.end(self._ringback)
+            self._ringback = None
+
+
+class Exchange:
+    """All channels, bridges and playbacks of one Asterisk, and the events they cause."""
+
+    channelvars: tuple[str, ...] = ()
+
+    def __init__(self, lengths: Callable[[str], float | None]) -> None:
+        self.lengths = lengths
+        """Media URI → seconds; None: there is no such sound."""
+        self.channels: dict[str, Channel] = {}
+        self.bridges: dict[str, Bridge] = {}
+        self.playbacks: dict[str, Playback] = {}
+        self.interest: Counter[str] = Counter()
+        """Resources whose events the application gets, each with the number of reasons why."""
+        self.app_listens = False
+        """Whether the application is registered: without it `Stasis()` fails."""
+        self._playing: dict[Channel, Playback] = {}
+        self._names = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # To be connected by who uses it
+
+    def tell(self, event: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    # Bookkeeping
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def timestamp(self) -> str:
+        moment = EPOCH + timedelta(seconds=self.now())
+        return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}+0000"
+
+    def next_name(self) -> int:
+        self._names += 1
+        return self._names - 1
+
+    def spawn(self, life: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(life, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._buried)
+        return task
+
+    def _buried(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            context = {"message": f"the fake Asterisk failed in {task.get_name()}", "exception": error}
+            task.get_loop().call_exception_handler(context)
+
+    async def close(self) -> None:
+        """End everything without an event: Asterisk is switched off."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _event(self, type: str, concerns: tuple[str, ...], fields: Mapping[str, Any]) -> None:
+        if any(self.interest[resource] > 0 for resource in concerns):
+            self.tell({"type": type, "timestamp": self.timestamp(), **fields})
+
+    def channel_event(self, type: str, channel: Channel, **fields: Any) -> None:
+        self._event(type, (channel.id,), {**fields, "channel": channel.told()})
+
+    def bridge_event(self, type: str, bridge: Bridge, channel: Channel | None = None) -> None:
+        concerns = (bridge.id,) if channel is None else (bridge.id, channel.id)
+        who = {} if channel is None else {"channel": channel.told()}
+        self._event(type, concerns, {"bridge": bridge.told(), **who})
+
+    def playback_event(self, type: str, playback: Playback, state: str) -> None:
+        playback.state = state
+        self._event(type, (playback.target.partition(":")[2],), {"playback": playback.told()})
+
+    def dial_event(self, channel: Channel, status: str) -> None:
+        fields = {"dialstatus": status, "forward": "", "dialstring": channel.endpoint, "peer": channel.told()}
+        self._event("Dial", (channel.id,), fields)
+
+    def hangup_requested(self, channel: Channel, cause: int, *, soft: bool = False) -> None:
+        fields: dict[str, Any] = {"cause": cause} if cause else {}
+        if soft:
+            fields["soft"] = True
+        if channel.tech_cause is not None:
+            fields["tech_cause"] = channel.tech_cause
+        self.channel_event("ChannelHangupRequest", channel, **fields)
+
+    # A channel's life
+
+    async def stasis(self, channel: Channel, args: list[str]) -> bool:
+        """The dialplan's `Stasis()`: until the channel hangs up or leaves. False: no application there."""
+        if not self.app_listens:
+            return False
+        if channel.hung_up:
+            return True
+        channel.in_stasis = True
+        channel.leaving = None
+        channel.dialplan |= {"app_name": "Stasis", "app_data": ",".join(["sanling", *args])}
+        self.interest[channel.id] += 1
+        self._event("StasisStart", (channel.id,), {"args": args, "channel": channel.told()})
+        await channel.serve()
+        if channel.bridge:
+            self.leave(channel.bridge, channel)
+        channel.in_stasis = False
+        self.channel_event("StasisEnd", channel)
+        channel.listens_to_music(None)
+        self.interest[channel.id] -= 1
+        return True
+
+    def destroy(self, channel: Channel, sip_status: int, by: str) -> None:
+        """The channel is over: the last event, if anybody is subscribed."""
+        if channel.in_dialplan:
+            self.hangup_requested(channel, NORMAL_CLEARING, soft=True)
+        fields: dict[str, Any] = {"cause": channel.cause, "cause_txt": CAUSE_TEXTS.get(channel.cause, "Unknown")}
+        if channel.tech_cause is not None:
+            fields["tech_cause"] = channel.tech_cause
+        self.channel_event("ChannelDestroyed", channel, **fields)
+        channel.hung_up = channel.gone = True
+        channel.ear.close()
+        channel.hangup.set()
+        self.channels.pop(channel.id, None)
+        self.interest.pop(channel.id, None)
+        if channel.phone:
+            channel.phone.ended_by(by, sip_status)
+
+    def hang_up(self, channel: Channel) -> None:
+        """Whatever the channel does, it stops; its life then comes to its end by itself."""
+        channel.hung_up = True
+        channel.hangup.set()
+        channel.wake()
+        if channel.phone and channel.state != "Up" and not channel.in_dialplan:
+            channel.phone.taken_back()
+
+    def far_end_hangs_up(self, channel: Channel) -> None:
+        """BYE, or CANCEL of a call that was not answered."""
+        if channel.hung_up:
+            return
+        channel.hung_up_there = True
+        if channel.state == "Ring":
+            channel.cause, channel.tech_cause = INTERWORKING, 487
+        self.hangup_requested(channel, channel.cause)
+        self.hang_up(channel)
+
+    def up(self, channel: Channel) -> None:
+        if channel.state != "Up" and not channel.hung_up:
+            channel.state = "Up"
+            channel.rings_back(False)
+            self.channel_event("ChannelStateChange", channel)
+            if channel.phone:
+                channel.phone.answered_by_far_end()
+
+    def digit(self, channel: Channel, digit: str, duration_ms: int = 100) -> None:
+        """One key, pressed on the far end, at the moment it is let go."""
+        if channel.gone or channel.state != "Up":
+            return
+        if not channel.in_stasis:
+            channel.digits.put_nowait(digit)
+            return
+        bridge = channel.bridge
+        if bridge is None or not bridge.loses_digits:
+            self.channel_event("ChannelDtmfReceived", channel, digit=digit, duration_ms=duration_ms)
+        for other in bridge.members if bridge else []:
+            if other is not channel:
+                other.ear.digits += digit
+                other.ear.stir()
+
+    # Playbacks
+
+    def playing_on(self, channel: Channel) -> Playback | None:
+        return self._playing.get(channel)
+
+    def play_on(self, channel: Channel, playback: Playback) -> None:
+        self.playbacks[playback.id] = playback
+        channel.command(lambda: self._play_out(channel, playback))
+
+    async def _play_out(self, channel: Channel, playback: Playback) -> None:
+        self._playing[channel] = playback
+        channel.set_music()
+        if channel.state == "Ring" and channel.phone and not channel.hung_up:
+            channel.rings_back(False)
+            channel.phone.progressed()
+        try:
+            await self._run_through(
+                playback, functools.partial(self._listen, channel, playback), lambda: channel.hung_up
+            )
+        finally:
+            del self._playing[channel]
+            channel.set_music()
+
+    async def _run_through(
+        self,
+        playback: Playback,
+        sound: Callable[[str], Coroutine[Any, Any, str]],
+        cut_off: Callable[[], bool],
+    ) -> None:
+        """All media of a playback with their events. `sound` plays one and gives done, failed or stopped."""
+        result = "done"
+        if not playback.stop_asked.is_set():
+            for item in range(len(playback.media)):
+                playback.item = item
+                self.playback_event("PlaybackStarted", playback, "playing")
+                result = "failed" if cut_off() else await sound(playback.media[playback.item])
+                if result == "stopped" or cut_off():
+                    break
+                if playback.item + 1 < len(playback.media):
+                    self.playback_event("PlaybackContinuing", playback, "continuing")
+        if self.playbacks.get(playback.id) is playback:
+            del self.playbacks[playback.id]
+        self.playback_event("PlaybackFinished", playback, "done" if result == "stopped" else result)
+
+    async def _listen(self, channel: Channel, playback: Playback, media: str) -> str:
+        seconds = self.lengths(media)
+        if seconds is None:
+            return "failed"
+        heard = channel.ear.begin(prompt_of(media))
+        result = await self._lasts(seconds, playback.stop_asked, channel.hangup)
+        channel.ear.end(heard, complete=result == "done")
+        return result
+
+    @staticmethod
+    async def _lasts(seconds: float, *ends: asyncio.Event) -> str:
+        """Wait so long, or until the first event (stopped), or the second (failed)."""
+        waits = [asyncio.ensure_future(end.wait()) for end in ends]
+        try:
+            done, _ = await asyncio.wait(
+                waits, timeout=None if seconds == float("inf") else seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if not done:
+            return "done"
+        return "failed" if len(ends) > 1 and ends[1].is_set() else "stopped"
+
+    # Bridges
+
+    def enter(self, bridge: Bridge, channel: Channel) -> None:
+        if channel.bridge:
+            self.leave(channel.bridge, channel)
+        if bridge.gone or channel.gone:
+            return
+        channel.bridge = bridge
+        bridge.members.append(channel)
+        self.interest[bridge.id] += 1
+        self.bridge_event("ChannelEnteredBridge", bridge, channel)
+        if bridge.heard and bridge.playing:
+            bridge.heard[channel] = channel.ear.begin(prompt_of(bridge.playing.media[bridge.playing.item]))
+
+    def leave(self, bridge: Bridge, channel: Channel) -> None:
+        bridge.members.remove(channel)
+        channel.bridge = None
+        channel.cause = channel.cause or NORMAL_CLEARING
+        self.bridge_event("ChannelLeftBridge", bridge, channel)
+        self.interest[bridge.id] -= 1
+        if (heard := bridge.heard.pop(channel, None)) is not None:
+            channel.ear.end(heard)
+        for member in (channel, *bridge.members):
+            member.ear.end_of(None if member is channel else channel.id)
+
+    async def say(self, channel: Channel, what: str, seconds: float) -> None:
+        """The far end speaks: heard by whoever is in the same bridge from beginning to end."""
+        bridge = channel.bridge
+        listeners = [other for other in bridge.members if other is not channel] if bridge else []
+        spoken = {other: other.ear.begin(what, of=channel.id) for other in listeners}
+        await asyncio.sleep(seconds)
+        for other, sound in spoken.items():
+            other.ear.end(sound, complete=True)
+
+    def destroy_bridge(self, bridge: Bridge) -> None:
+        bridge.gone = True
+        del self.bridges[bridge.id]
+        if bridge.announcer:
+            bridge.announcer.cancel()
+        for playback in [bridge.playing, *bridge.waiting]:
+            if playback:
+                self.playbacks.pop(playback.id, None)
+        bridge.playing = None
+        interested = self.interest[bridge.id]
+        for channel in list(bridge.members):
+            self.leave(bridge, channel)
+        self.interest[bridge.id] = interested
+        self.bridge_event("BridgeDestroyed", bridge)
+        self.interest.pop(bridge.id, None)
+
+    def play_in(self, bridge: Bridge, playback: Playback) -> None:
+        self.playbacks[playback.id] = playback
+        bridge.waiting.append(playback)
+        if bridge.announcer is None or bridge.announcer.done():
+            bridge.announcer = self.spawn(self._announce(bridge), f"announcer of {bridge.id}")
+
+    async def _announce(self, bridge: Bridge) -> None:
+        while bridge.waiting:
+            playback = bridge.playing = bridge.waiting.popleft()
+            await self._run_through(
+                playback,
+                functools.partial(self._all_listen, bridge, playback),
+                lambda: bridge.gone,
+            )
+            bridge.playing = None
+        bridge.announcer = None
+
+    async def _all_listen(self, bridge: Bridge, playback: Playback, media: str) -> str:
+        seconds = self.lengths(media)
+        if seconds is None:
+            return "failed"
+        started = self.now()
+        bridge.heard = {channel: channel.ear.begin(prompt_of(media)) for channel in bridge.members}
+        try:
+            result = await self._lasts(seconds, playback.stop_asked)
+        finally:
+            heard, bridge.heard = bridge.heard, {}
+        for channel, sound in heard.items():
+            channel.ear.end(sound, complete=result == "done" and sound.at_s == started)
+        return result
+
+
+def prompt_of(media: str) -> str:
+    """The prompt that a media URI names: `sound:/…/prompts/opening` is `opening`."""
+    return media.partition(":")[2].rpartition("/")[2] or media
