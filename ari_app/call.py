@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from math import ceil
-from typing import Literal
+from typing import Literal, cast
 
 from ari_app import cases
 from ari_app.ari import events
@@ -29,7 +29,7 @@ from ari_app.errors import StoreUnavailable
 from ari_app.flow.dispatch import minutes
 from ari_app.flow.identity import REQUIRED, Element, Role
 from ari_app.flow.keypad import AgentKeys, Keyed, Keypad
-from ari_app.flow.sop import ENTRIES, MENUS, QUESTIONS, Do, Heard, Need, Progress, State, step
+from ari_app.flow.sop import ELEMENTS, ENTRIES, MENUS, QUESTIONS, Do, Heard, Need, Progress, State, step
 from ari_app.ledger import Ledger
 from ari_app.prompts import Catalogue
 from ari_app.settings import Settings
@@ -332,7 +332,7 @@ class Call:
         if self.pad is not None and keyed is Keyed.CHOICE:
             return MENUS[state][self.pad.keys]
         if self.pad is not None and keyed is Keyed.ENTERED:
-            self._entered = (ENTRIES[state].element, self.pad.keys)
+            self._entered = (ELEMENTS[state], self.pad.keys)
         return KEYED[keyed]
 
     def _agent_key(self, channel: str, key: str) -> Heard | None:

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
@@ -119,6 +120,10 @@ class Settings(Part, frozen=True):
     recordings: Recordings = Recordings()
 
     @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.time_zone)
+
+    @property
     def run_dir(self) -> Path:
         return (Path(self.var_dir) if self.var_dir else PROJECT / "var") / self.instance
 
@@ -193,6 +198,10 @@ def _check(settings: Settings) -> None:
         raise SettingsInvalid("answering.deadline_s: at most 15 s (SOP-1).")
     if settings.ending.call_ceiling_s <= settings.ending.warn_before_ceiling_s:
         raise SettingsInvalid("ending.call_ceiling_s must be longer than ending.warn_before_ceiling_s.")
+    try:
+        ZoneInfo(settings.time_zone)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise SettingsInvalid(f"time_zone: there is no zone {settings.time_zone!r}.") from error
     low, high = settings.rtp_ports
     if not 1024 <= low < high <= 65535:
         raise SettingsInvalid("rtp_ports: two ports, the lower first, between 1024 and 65535.")

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from ari_app.flow.identity import Element
-
 DIGIT_KEYS = "0123456789"
 LETTER_KEYS = "23456789"
 LONGEST_KEPT = 40
@@ -21,7 +19,6 @@ LONGEST_KEPT = 40
 class Entry:
     """What one answer of several keys looks like."""
 
-    element: Element
     shortest: int
     longest: int
     keys: str = DIGIT_KEYS

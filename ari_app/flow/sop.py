@@ -164,15 +164,26 @@ MENUS: dict[State, dict[str, Heard]] = {
 """States in which one key is an answer. 0 is a person in all of them, and in the entries below."""
 
 ENTRIES: dict[State, Entry] = {
-    State.LAWYER_FIRM: Entry(Element.FIRM, 2, 24, keys=LETTER_KEYS),
-    State.LAWYER_NAME: Entry(Element.NAME, 2, 12, keys=LETTER_KEYS),
-    State.LAWYER_LICENCE: Entry(Element.LICENCE, 4, 4),
-    State.LAWYER_MOBILE: Entry(Element.MOBILE, 11, 11, first="1"),
-    State.PARTY_MOBILE: Entry(Element.MOBILE, 11, 11, first="1"),
-    State.PARTY_CASE: Entry(Element.CASE, 5, 5),
-    State.PARTY_NAME: Entry(Element.NAME, 2, 12, keys=LETTER_KEYS),
+    State.LAWYER_FIRM: Entry(2, 24, keys=LETTER_KEYS),
+    State.LAWYER_NAME: Entry(2, 12, keys=LETTER_KEYS),
+    State.LAWYER_LICENCE: Entry(4, 4),
+    State.LAWYER_MOBILE: Entry(11, 11, first="1"),
+    State.PARTY_MOBILE: Entry(11, 11, first="1"),
+    State.PARTY_CASE: Entry(5, 5),
+    State.PARTY_NAME: Entry(2, 12, keys=LETTER_KEYS),
 }
 """States in which several keys, ended by #, are an answer. SOP-2."""
+
+ELEMENTS: dict[State, Element] = {
+    State.LAWYER_FIRM: Element.FIRM,
+    State.LAWYER_NAME: Element.NAME,
+    State.LAWYER_LICENCE: Element.LICENCE,
+    State.LAWYER_MOBILE: Element.MOBILE,
+    State.PARTY_MOBILE: Element.MOBILE,
+    State.PARTY_CASE: Element.CASE,
+    State.PARTY_NAME: Element.NAME,
+}
+"""Which element of an identity each entry is."""
 
 NEEDS: dict[Heard, Need] = {
     Heard.SAID_MILESTONE: Need.MILESTONE,

@@ -1,0 +1,229 @@
+"""The controller: ``python -m ari_app``. The only place that builds and joins the parts."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import cast
+
+from prometheus_client import CollectorRegistry
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ari_app import settings as house_rules
+from ari_app import store
+from ari_app.ari.client import Client
+from ari_app.ari.errors import (
+    ApplicationReplaced,
+    AriError,
+    NotFound,
+    RequestFailed,
+    RequestTimeout,
+    Unreachable,
+)
+from ari_app.ari.websocket import WebSocketWire
+from ari_app.call import Hotline
+from ari_app.desk import Desk, Duty
+from ari_app.doctor import second_store
+from ari_app.errors import SanlingError, SetUpFailed
+from ari_app.instance import Instance
+from ari_app.ledger import Ledger
+from ari_app.prompts import Catalogue
+from ari_app.reception import Reception
+from ari_app.settings import Settings
+from ari_app.store import models
+from metrics.exporter import Exporter
+from metrics.hotline import AgentState, HotlineMetrics, RecordingStage
+from metrics.hotline import Store as StoreName
+from recordings.stores import FolderStore
+from recordings.vault import Stored, Vault
+
+log = logging.getLogger("sanling")
+
+SWEEP_EVERY_S = 2.0
+
+DUTIES: dict[Duty, AgentState] = {
+    Duty.SIGNED_OUT: "signed_out", Duty.IDLE: "idle", Duty.RESERVED: "offered", Duty.TALKING: "talking",
+    Duty.WRAP_UP: "wrap_up", Duty.PAUSED: "paused", Duty.NO_ANSWER: "paused",
+}  # fmt: skip
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    failed = 0
+    try:
+        asyncio.run(control(house_rules.load()))
+    except* SanlingError as errors:
+        failed = 1
+        for error in errors.exceptions:
+            log.critical("%s", error)
+    except* ApplicationReplaced:
+        failed = 1
+        log.critical("Another controller took this hotline over; two cannot serve the same calls. Stopping.")
+    return failed
+
+
+async def control(settings: Settings) -> None:
+    """Serves calls until SIGTERM or SIGINT. Raises SanlingError where something must be mended first."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    with only_controller(settings):
+        async with hotline(settings) as (house, vault, pending), asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(house.client.run(), name="client"),
+                group.create_task(Reception(house).run(), name="reception"),
+                group.create_task(keep_recordings(house, vault, pending), name="vault"),
+                group.create_task(house.metrics.measure_loop_lag(), name="lag"),
+            ]
+            await stopping.wait()
+            log.info("stopping")
+            for task in tasks:
+                task.cancel()
+
+
+@asynccontextmanager
+async def hotline(settings: Settings) -> AsyncIterator[tuple[Hotline, Vault, Pending]]:
+    """All parts, open; closed in reverse."""
+    catalogue = Catalogue.load(settings.prompts)
+    engine = store.open_engine(settings.database)
+    store.check_version(engine)
+    instance = Instance(settings)
+    registry = CollectorRegistry()
+    metrics = HotlineMetrics(registry)
+    ledger = Ledger(engine, timed=metrics.database_writing)
+    desk = Desk(ledger, settings.queue, time.time, on_wrapped_up=metrics.handled)
+    client = Client(
+        WebSocketWire(instance.ari_url, instance.ari_user, instance.ari_password, "sanling"),
+        watch=lambda verb, blocking, seconds, error: watch(metrics, blocking, seconds, error),
+    )
+    house = Hotline(settings, client, desk, ledger, catalogue, metrics, time.time, asyncio.Event())
+    metrics.register_agents(await ledger.ask(lambda s: list(s.scalars(select(models.Agent.number)))))
+    await desk.open()
+    pending = Pending()
+    metrics.watch(
+        calls_in_progress=lambda: len(client.mailboxes),
+        queue_length=lambda: desk.queue_length,
+        oldest_wait_s=lambda: desk.oldest_wait_s,
+        agents_in=lambda state: sum(desk.agents_in(duty) for duty, name in DUTIES.items() if name == state),
+        recordings_pending=lambda: pending.count,
+    )
+
+    def health() -> dict[str, bool]:
+        return {"ari": house.linked.is_set(), "database": ledger.waiting_rows == 0}
+
+    vault = Vault(
+        settings.spool_dir / "monitor",
+        FolderStore(settings.local_store, "local"),
+        second_store(settings),
+        minimum_free_bytes=settings.recordings.minimum_free_mb * 1_000_000,
+        listening_copies=settings.run_dir / "listening" if settings.recordings.listening_copies else None,
+    )
+    try:
+        with Exporter(registry, settings.address, settings.metrics_port, health=health):
+            async with vault:
+                yield house, vault, pending
+    finally:
+        desk.close()
+        await ledger.close()
+        engine.dispose()
+
+
+class Pending:
+    """How many recordings wait for a store, for the metrics' thread to read."""
+
+    count = 0
+
+
+async def keep_recordings(house: Hotline, vault: Vault, pending: Pending) -> None:
+    """Every finished call into both stores, and a ledger row for each copy. REC-2."""
+    while True:
+        live = await live_calls(house)
+        async for told in vault.sweep(live):
+            if not isinstance(told, Stored):
+                log.error("recording of %s is not in %s yet: %s", told.call_id, told.store, told.reason)
+                house.metrics.recording_failed(cast(RecordingStage, told.store))
+                continue
+            await enter_unattended(house.ledger, told.call_id)
+            house.ledger.write(
+                models.Recording(
+                    call_id=told.call_id, store=told.store, at=house.clock(), path=told.path, sha256=told.sha256,
+                    seconds=told.seconds, channels=told.channels, bytes=told.bytes,
+                )
+            )  # fmt: skip
+            house.metrics.recording_stored(cast(StoreName, told.store))
+            log.info("recording of %s is in %s: %.1f s, sha256 %s", told.call_id, told.store, told.seconds, told.sha256)
+        pending.count = (await vault.backlog(live)).waiting
+        await asyncio.sleep(SWEEP_EVERY_S)
+
+
+async def live_calls(house: Hotline) -> set[str] | None:
+    """Ids of the channels that Asterisk has; None if it cannot be asked."""
+    try:
+        return {channel.id for channel in await house.client.channels.list()}
+    except AriError:
+        return None
+
+
+async def enter_unattended(ledger: Ledger, call_id: str) -> None:
+    """A call that never reached the controller is in the ledger all the same, by its recording."""
+
+    def known(session: Session) -> bool:
+        return session.get(models.Call, call_id) is not None
+
+    if not await ledger.ask(known):
+        began = float(call_id.rpartition("-")[2].rpartition(".")[0])
+        ledger.write(models.Call(id=call_id, caller_number=None, called_number="", at=began))
+        ledger.write(
+            models.Ending(
+                call_id=call_id, at=time.time(), outcome="fallback", hung_up_by="caller", agent=None,
+                answered_after_s=None, wait_s=0.0, talk_s=0.0, after_closing_s=None,
+            )
+        )  # fmt: skip
+
+
+def watch(metrics: HotlineMetrics, blocking: bool, seconds: float, error: AriError | None) -> None:
+    metrics.ari_request("blocking" if blocking else "fast", seconds)
+    match error:
+        case None:
+            return
+        case NotFound():
+            metrics.ari_request_failed("gone")
+        case Unreachable():
+            metrics.ari_request_failed("unreachable")
+        case RequestTimeout():
+            metrics.ari_request_failed("timeout")
+        case RequestFailed() if error.status < 500:
+            metrics.ari_request_failed("refused")
+        case _:
+            metrics.ari_request_failed("server_error")
+
+
+@contextmanager
+def only_controller(settings: Settings) -> Iterator[None]:
+    """One controller an instance: a second one would take the calls' events away from the first."""
+    file = settings.run_dir / "controller.lock"
+    try:
+        held = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    except FileNotFoundError:
+        raise SetUpFailed(f"There is no instance in {settings.run_dir}: run `sanling setup`.") from None
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise SetUpFailed(f"Another controller serves the instance {settings.instance}; stop that one first.") from None
+    try:
+        yield
+    finally:
+        os.close(held)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,290 @@
+"""The ``sanling`` command."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import datetime as dt
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+
+from ari_app import doctor as examination
+from ari_app import ledger, prompts, sample, staff, store
+from ari_app import settings as house_rules
+from ari_app.ari.errors import AriError
+from ari_app.errors import SanlingError
+from ari_app.flow.manual import manual
+from ari_app.instance import Instance, Notice
+from ari_app.prompts import Catalogue
+from ari_app.settings import PROJECT, Settings
+from ari_app.store.models import Agent, Call, Ending
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="三铃 Sanling: a legal-hotline contact centre.")
+prompts_app = typer.Typer(no_args_is_help=True, help="The catalogue of approved wording and its audio.")
+agents_app = typer.Typer(no_args_is_help=True, help="Agents: numbers, passwords, PINs.")
+app.add_typer(prompts_app, name="prompts")
+app.add_typer(agents_app, name="agents")
+
+out = Console(highlight=False, soft_wrap=True)
+MANUAL = PROJECT / "docs" / "sop.zh.md"
+
+
+def main() -> None:
+    try:
+        app()
+    except SanlingError as error:
+        Console(stderr=True, highlight=False).print(f"[red]sanling:[/red] {error}")
+        sys.exit(1)
+
+
+# ---------------------------------------------------------------- setting up and running
+
+
+@app.command()
+def setup() -> None:
+    """Makes ready all that a hotline needs: Asterisk, secrets, database, sample data. Nothing is overwritten."""
+    prepare(house_rules.load(), say=out.print)
+
+
+def prepare(settings: Settings, say: examination.Say) -> Instance:
+    """Everything before the first process is started. Idempotent.
+
+    Raises SanlingError with what to do.
+    """
+    Catalogue.load(settings.prompts)
+    instance = Instance(settings, progress=lambda line: say(f"  {line}"))
+    version = instance.asterisk_version
+    say(f"Asterisk {version} {'of the system' if instance.asterisk.root is None else 'in its private root'}")
+    settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    engine = store.open_engine(settings.database)
+    try:
+        store.migrate(engine)
+        with store.session(engine) as session:
+            new = sample.fill(session)
+            hand_out(settings, new)
+            instance.prepare(staff.accounts(session))
+    finally:
+        engine.dispose()
+    say(f"database ready{f', sample data entered, {len(new)} agents' if new else ''}")
+    say(f"run-time folder {shown(settings.run_dir)}")
+    return instance
+
+
+def hand_out(settings: Settings, new: list[staff.Access]) -> None:
+    """Passwords and PINs of new agents, in the one place where they can be read: agents.csv, for the owner only."""
+    if not new:
+        return
+    file = access_file(settings)
+    fresh = not file.exists()
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8") as opened:
+        writer = csv.writer(opened)
+        if fresh:
+            writer.writerow(("number", "name", "password", "pin"))
+        writer.writerows((a.number, a.name, a.password, a.pin) for a in new)
+
+
+def access_file(settings: Settings) -> Path:
+    return settings.run_dir / "agents.csv"
+
+
+@app.command()
+def run() -> None:
+    """The hotline, in the foreground: Asterisk, AGI server, controller. Ctrl-C stops all three."""
+    settings = house_rules.load()
+    instance = prepare(settings, say=out.print)
+    number = settings.hotline_numbers[0]
+    at = f"{settings.address}:{settings.sip_port}"
+    out.print(
+        f"""
+[bold]The hotline is starting.[/bold]
+  call in      sip:{number}@{at} from {", ".join(settings.trunk.addresses)}, no registration
+  agents       register 601 … at {at} (UDP, alaw or ulaw) with the password in {shown(access_file(settings))},
+               then dial *11 and key the PIN; *12 out, *13 pause, *14 resume, *15 ends wrap-up
+  in talk      *5 disclaimer, *6 closing
+  metrics      http://{settings.address}:{settings.metrics_port}/metrics
+  logs         {shown(settings.run_dir / "log")}
+Ctrl-C stops everything.
+"""
+    )
+    asyncio.run(instance.supervise(notice=tell))
+
+
+def tell(notice: Notice) -> None:
+    clock = dt.datetime.now().astimezone().strftime("%H:%M:%S")
+    out.print(f"{clock} {notice.process}: {notice.what} {notice.detail}".rstrip())
+
+
+@app.command()
+def demo(json: Annotated[Path | None, typer.Option(help="Also write the result here.")] = None) -> None:
+    """One real call through the whole hotline, judged by ear on both sides."""
+    from ari_app.testcall.demo import perform  # the SIP phones are an optional part of the installation
+
+    sys.exit(0 if perform(json, out) else 1)
+
+
+@app.command()
+def doctor() -> None:
+    """Checks each part of a hotline and says what to do about what is red."""
+    findings = asyncio.run(examination.examine(house_rules.load()))
+    for finding in findings:
+        mark = "[green]✓[/green]" if finding.healthy else "[red]✗[/red]"
+        out.print(f"{mark} {finding.part:<18} {finding.said}")
+        if finding.remedy:
+            out.print(f"  {'':<18} → {finding.remedy}")
+    sys.exit(0 if all(finding.healthy for finding in findings) else 1)
+
+
+# ---------------------------------------------------------------- the ledger
+
+
+@contextmanager
+def reading(settings: Settings) -> Iterator[Session]:
+    engine: Engine = store.open_engine(settings.database)
+    try:
+        store.check_version(engine)
+        with store.session(engine) as session:
+            yield session
+    finally:
+        engine.dispose()
+
+
+@app.command()
+def calls(last: Annotated[int, typer.Option(help="How many.")] = 20) -> None:
+    """The last calls, newest first."""
+    settings = house_rules.load()
+    table = Table("call", "at", "outcome", "agent", "answered", "wait", "talk", "hung up by", box=None)
+    with reading(settings) as session:
+        query = select(Call, Ending).outerjoin(Ending, Ending.call_id == Call.id).order_by(Call.at.desc()).limit(last)
+        for found in session.execute(query):
+            call: Call = found[0]
+            ending: Ending | None = found[1]
+            row = [call.id, moment(call.at, settings)]
+            if ending is None:
+                row += ["in progress"]
+            else:
+                answered = "—" if ending.answered_after_s is None else f"{ending.answered_after_s:.1f} s"
+                row += [ending.outcome, ending.agent or "—", answered, f"{ending.wait_s:.1f} s"]
+                row += [f"{ending.talk_s:.1f} s", ending.hung_up_by]
+            table.add_row(*row)
+    out.print(table)
+
+
+@app.command()
+def replay(call: Annotated[str, typer.Argument(help="A call's id, from `sanling calls`.")]) -> None:
+    """A call's timeline, and whether its ledger replays through the SOP to the same end."""
+    settings = house_rules.load()
+    with reading(settings) as session:
+        lines = ledger.timeline(session, call)
+        progress = ledger.replay(session, call)
+    began = lines[0].at if lines else 0.0
+    for line in lines:
+        out.print(f"{moment(line.at, settings)} {line.at - began:8.2f} s  {line.kind:<9} {line.text}", markup=False)
+    out.print(f"replays to the same end: {progress.state.name}")
+
+
+def moment(at: float, settings: Settings) -> str:
+    return dt.datetime.fromtimestamp(at, settings.zone).strftime("%Y-%m-%d %H:%M:%S")
+
+
+# ---------------------------------------------------------------- agents
+
+
+@agents_app.command("list")
+def list_agents() -> None:
+    """Every agent and what they are doing."""
+    settings = house_rules.load()
+    table = Table("工号 number", "name", "state", "since", box=None)
+    with reading(settings) as session:
+        for agent in session.scalars(select(Agent).order_by(Agent.number)):
+            since = moment(agent.state_since, settings) if agent.state_since else "—"
+            table.add_row(agent.number, agent.name, agent.state, since)
+    out.print(table)
+
+
+@agents_app.command("add")
+def add_agent(number: str, name: str) -> None:
+    """A new agent; Asterisk knows the account at once, the controller from its next start."""
+    settings = house_rules.load()
+    instance = Instance(settings)
+    with reading(settings) as session:
+        access = staff.new_agent(session, number, name)
+        session.flush()
+        instance.write_agents(staff.accounts(session))
+    hand_out(settings, [access])
+    out.print(
+        f"agent {access.number}: password {access.password}, PIN {access.pin} (also in {shown(access_file(settings))})"
+    )
+    try:
+        asyncio.run(instance.reload_agents())
+    except (AriError, SanlingError, OSError):
+        out.print("Asterisk is not running; it will know the account when it starts.")
+
+
+# ---------------------------------------------------------------- prompts and manual
+
+
+@prompts_app.command("list")
+def list_prompts() -> None:
+    """Every sentence, its section, length and state."""
+    table = Table("id", "section", "text", "seconds", "source", "state", box=None)
+    for row in prompts.rows(house_rules.load().prompts):
+        table.add_row(row.id, row.section, row.text, f"{row.seconds:.1f}", row.source, row.state)
+    out.print(table)
+
+
+@prompts_app.command("verify")
+def verify_prompts() -> None:
+    """Wording and audio against their seals."""
+    findings = prompts.verify(house_rules.load().prompts)
+    for finding in findings:
+        out.print(f"[red]✗[/red] {finding}")
+    if findings:
+        sys.exit(1)
+    out.print("all prompts are as they were approved and sealed")
+
+
+@prompts_app.command("render")
+def render_prompts(
+    ids: Annotated[list[str] | None, typer.Argument(help="Which; none: whatever is new or changed.")] = None,
+    again: Annotated[bool, typer.Option(help="Even if nothing changed.")] = False,
+) -> None:
+    """Speaks the catalogue anew. Needs the optional extra: `make render`."""
+    from ari_app import speech  # needs the optional extra
+
+    def progress(prompt: str, done: int, of: int) -> None:
+        out.print(f"{done}/{of} {prompt}")
+
+    rendered = speech.render(house_rules.load().prompts, ids, progress=progress, again=again)
+    out.print(f"{len(rendered)} prompts rendered and sealed")
+
+
+@app.command()
+def sop(
+    check: Annotated[bool, typer.Option(help="Only compare docs/sop.zh.md.")] = False,
+    write: Annotated[bool, typer.Option(help="Write docs/sop.zh.md.")] = False,
+) -> None:
+    """The manual in Chinese, from the table that the hotline follows."""
+    text = manual()
+    if write:
+        MANUAL.write_text(text, encoding="utf-8")
+    elif check:
+        if not MANUAL.exists() or MANUAL.read_text(encoding="utf-8") != text:
+            raise SanlingError("docs/sop.zh.md is not what the table says: run `sanling sop --write`.")
+        out.print("docs/sop.zh.md is up to date")
+    else:
+        out.print(text, markup=False)
+
+
+def shown(path: Path) -> str:
+    """`path` as a user types it from the project's folder."""
+    return str(path.relative_to(PROJECT)) if path.is_relative_to(PROJECT) else str(path)
