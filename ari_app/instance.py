@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,8 @@ class Instance:
         self._progress = progress
         self._asterisk: Asterisk | None = None
         self._process: asyncio.subprocess.Process | None = None
+        self._said_before = 0
+        """Bytes in messages.log that are from earlier starts."""
 
     @property
     def asterisk(self) -> Asterisk:
@@ -163,11 +166,11 @@ class Instance:
     # Preparing
 
     def prepare(self, agents: Iterable[AgentAccount]) -> None:
-        """Makes the run-time folder, the secrets and Asterisk's configuration; what is there already is kept or renewed."""
+        """Makes the run-time folder, the secrets and Asterisk's configuration; keeps the secrets that are there."""
         run_dir = self.settings.run_dir
         for path in (run_dir, PROJECT, self.settings.prompts):
             if not re.fullmatch(r"[\w./+@~ -]+", str(path)):
-                raise SetUpFailed(f"{path}: Asterisk cannot work with this folder's name; use letters, digits, . _ - only.")
+                raise SetUpFailed(f"{path}: Asterisk cannot work with this folder's name; use letters, digits, . _ -")
         run_dir.mkdir(parents=True, exist_ok=True)
         run_dir.chmod(0o700)
         for part in ("etc", "log", "run", "lib/music", "spool/monitor", "spool/callbacks", "spool/recording"):
@@ -258,8 +261,9 @@ class Instance:
     async def start_asterisk(self) -> None:
         """Starts Asterisk and returns once it serves calls. Raises SetUpFailed, saying what is in its way."""
         self._check_ports()
-        out = (self.settings.run_dir / "log" / "asterisk.out").open("wb")
-        with out:
+        messages = self.settings.run_dir / "log" / "messages.log"
+        self._said_before = messages.stat().st_size if messages.exists() else 0
+        with (self.settings.run_dir / "log" / "asterisk.out").open("wb") as out:
             self._process = await start_child(self.asterisk_command(), {"TZ": self.settings.time_zone}, out)
         try:
             async with asyncio.timeout(STARTS_WITHIN_S):
@@ -290,13 +294,13 @@ class Instance:
         await end_child(process, self._asterisk_pid(process))
 
     def last_words(self, lines: int = 12) -> str:
-        """The end of Asterisk's own log and output."""
+        """The end of what Asterisk logged and printed since it was started."""
         said: list[str] = []
-        for name in ("messages.log", "asterisk.out"):
+        for name, skipped in (("messages.log", self._said_before), ("asterisk.out", 0)):
             file = self.settings.run_dir / "log" / name
             if file.exists():
-                said += file.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
-        return "\n".join(said[-2 * lines :]) or "(it said nothing)"
+                said += file.read_bytes()[skipped:].decode("utf-8", "replace").splitlines()[-lines:]
+        return "\n".join(said) or "(it said nothing)"
 
     def _asterisk_pid(self, process: asyncio.subprocess.Process) -> int:
         """Asterisk's own: the child of bubblewrap, which passes no signals on."""
@@ -316,9 +320,9 @@ class Instance:
         if status != 200:
             return False
         running = {module["name"] for module in json.loads(body) if module["status"] == "Running"}
-        return self._required_modules() <= running
+        return self.required_modules() <= running
 
-    def _required_modules(self) -> set[str]:
+    def required_modules(self) -> set[str]:
         text = (self.settings.run_dir / "etc" / "modules.conf").read_text(encoding="utf-8")
         return set(re.findall(r"^require = (\S+)", text, re.M))
 
@@ -378,7 +382,7 @@ class Instance:
                 for keeper in keepers:
                     keeper.cancel()
         finally:
-            await self.stop()
+            await asyncio.shield(self.stop())
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
             notice(Notice("all", "stopped"))
@@ -449,18 +453,14 @@ async def end_child(process: asyncio.subprocess.Process, asked: int | None = Non
                 await process.wait()
         except TimeoutError:
             log.warning("process %s did not end within %.0f s and is killed", process.pid, STOPS_WITHIN_S)
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     await process.wait()
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 class _Pauses:

@@ -124,7 +124,7 @@ def sandbox(
     makes are its starter's all the same.
     """
     root = root.resolve()
-    command = [*bubblewrap(root), "--die-with-parent", "--new-session", "--clearenv"]
+    command = [*bubblewrap(root), "--die-with-parent", "--clearenv"]
     if uid is not None:
         command += ["--unshare-user", "--uid", str(uid), "--gid", str(uid)]
     for part in sorted((root / "usr").iterdir()):
@@ -214,7 +214,7 @@ class _PrivateApt:
             reasons = [line for line in result.stderr.splitlines() if line.startswith("E:")] or [result.stderr]
             hint = ""
             if "NO_PUBKEY" in result.stderr or "is not signed" in result.stderr:
-                hint = " Its signing key is too new for this machine: run `sudo apt-get install -y debian-archive-keyring`."
+                hint = " Its key is newer than this machine's: run `sudo apt-get install -y debian-archive-keyring`."
             raise SetUpFailed(f"apt could not {arguments[0]}: {' '.join(reasons)[:600]}{hint}")
         return result.stdout
 

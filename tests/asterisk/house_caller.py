@@ -84,12 +84,8 @@ class Caller:
 
     async def __aenter__(self) -> Caller:
         loop = asyncio.get_running_loop()
-        self._sip_transport, self._sip = await loop.create_datagram_endpoint(
-            _Datagrams, local_addr=(self.address, 0)
-        )
-        self._rtp_transport, self._rtp = await loop.create_datagram_endpoint(
-            _Datagrams, local_addr=(self.address, 0)
-        )
+        self._sip_transport, self._sip = await loop.create_datagram_endpoint(_Datagrams, local_addr=(self.address, 0))
+        self._rtp_transport, self._rtp = await loop.create_datagram_endpoint(_Datagrams, local_addr=(self.address, 0))
         self._sip_port = self._sip_transport.get_extra_info("sockname")[1]
         self._rtp_port = self._rtp_transport.get_extra_info("sockname")[1]
         self._call_id, self._tag, self._cseq = secrets.token_hex(8), secrets.token_hex(4), 0
