@@ -24,12 +24,13 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import msgspec
 
-from ari_app.ari.errors import AriError, refusal
+from ari_app.ari.errors import AriError, Invalid, NotFound, refusal
 from ari_app.ari.events import Application, Bridge, Channel, ChannelDestroyed, StasisStart
 from ari_app.ari.mailboxes import CAPACITY, Mailbox, Mailboxes, owner_of
 from ari_app.ari.model import Event, UnknownEvent
@@ -75,6 +76,9 @@ CARRIER_EVENTS = ("RESTResponse",)
 LISTENER_BACKLOG = 10_000
 
 SETTLE_AGAIN_S = 0.5
+
+UNKNOWN_EVENT_SOURCE = 422
+"""What a subscription to a channel that is gone is refused with; everywhere else that is 404."""
 
 Watch = Callable[[str, bool, float, AriError | None], None]
 """Told of each request when it is over: verb, whether it is one that may block, seconds, what went wrong."""
@@ -146,8 +150,9 @@ class Client(Verbs):
         self._link_changes: asyncio.Queue[Link] = asyncio.Queue()
         self._listeners: dict[tuple[str, str], list[_Listener]] = {}
         self._heard: asyncio.Queue[tuple[_Listener, Event | UnknownEvent]] = asyncio.Queue(LISTENER_BACKLOG)
-        self._beside_body = asyncio.TaskGroup()
-        self._run_task: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._body: asyncio.Task[Any] | None = None
+        self._body_cancelled = False
         wire.attach(self._on_frame, self._on_link)
 
     async def run(self) -> None:
@@ -166,17 +171,31 @@ class Client(Verbs):
             self.linked = False
 
     async def __aenter__(self) -> Self:
-        """Run beside the body, once. ApplicationReplaced cancels the body and is raised in an ExceptionGroup."""
-        await self._beside_body.__aenter__()
-        self._run_task = self._beside_body.create_task(self.run())
+        """Run beside the body. When that fails, the body is cancelled and the failure raised in its place."""
+        self._body = asyncio.current_task()
+        self._running = asyncio.create_task(self.run())
+        self._running.add_done_callback(self._cancel_body)
         return self
+
+    def _cancel_body(self, running: asyncio.Task[None]) -> None:
+        if self._body is not None and not running.cancelled():
+            self._body_cancelled = self._body.cancel()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._run_task is not None:
-            self._run_task.cancel()
-        await self._beside_body.__aexit__(kind, error, trace)
+        body, self._body = self._body, None
+        if self._running is None or body is None:
+            return
+        self._running.cancel()
+        try:
+            await asyncio.wait([self._running])
+        except asyncio.CancelledError:
+            if not self._body_cancelled:
+                raise
+        failure = None if self._running.cancelled() else self._running.exception()
+        if failure is not None and (not self._body_cancelled or body.uncancel() == 0):
+            raise failure
 
     async def follow(self, channel_id: str) -> None:
         """Hear of this channel until it is destroyed, also after it left our application.
@@ -184,7 +203,12 @@ class Client(Verbs):
         A channel we did not originate falls silent at its `StasisEnd`: without this, nobody is told whether a
         caller who was sent into the dialplan hung up there. Raises NotFound if the channel is gone.
         """
-        await self.applications.subscribe(applicationName=self.app, eventSource=f"channel:{channel_id}")
+        try:
+            await self.applications.subscribe(applicationName=self.app, eventSource=f"channel:{channel_id}")
+        except Invalid as refused:
+            if refused.status != UNKNOWN_EVENT_SOURCE:
+                raise
+            raise NotFound(404, refused.verb, refused.reason) from None
 
     def on_event(self, event_type: str, heard: Callable[[Any], Any]) -> _Listener:
         """Call `heard(event)` (a function or a coroutine function) for every event of this type, until closed."""
@@ -210,13 +234,21 @@ class Client(Verbs):
         blocking: bool,
         returns: type[T],
     ) -> T:
-        response = await self._wire.request(method, uri, query, body, blocking=blocking, timeout_s=self._timeout_s)
-        if response.status >= 400:
-            raise refusal(response.status, verb, _reason(response))
+        began, failure = time.perf_counter(), None
+        try:
+            response = await self._wire.request(method, uri, query, body, blocking=blocking, timeout_s=self._timeout_s)
+            if response.status >= 400:
+                raise refusal(response.status, verb, _reason(response))
+        except AriError as error:
+            failure = error
+            raise
+        finally:
+            if self._watch is not None:
+                self._watch(verb, blocking, time.perf_counter() - began, failure)
         if returns is type(None):
             return None
         try:
-            return msgspec.json.decode(response.body, type=returns)
+            return _decoder(returns).decode(response.body)
         except msgspec.MsgspecError as misfit:
             raise AriError(f"{verb} was answered in a shape this version does not know: {misfit}") from misfit
 
@@ -332,6 +364,11 @@ class _Listener:
     def close(self) -> None:
         with suppress(KeyError, ValueError):
             self._registry[self.about].remove(self)
+
+
+@cache
+def _decoder(returns: type[T]) -> msgspec.json.Decoder[T]:
+    return msgspec.json.Decoder(returns)
 
 
 def _reason(response: Response) -> str:

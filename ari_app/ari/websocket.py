@@ -34,8 +34,8 @@ from ari_app.ari.wire import Link, Response
 
 log = logging.getLogger("sanling.ari")
 
-FRAME_LIMIT = 65_535
-"""Bytes of a frame that Asterisk reads (`MAXIMUM_FRAME_SIZE`); a longer one makes it close the socket with 1009."""
+FRAME_LIMIT = 65_527
+"""Bytes of payload that Asterisk reads: 65,535 less its header (measured). More makes it close the socket with 1009."""
 
 ANSWER_LIMIT = 64 * 1024 * 1024
 """Bytes of a frame that we read. A list of 1,000 channels is about 1 MB; refusing it would cost the link."""
@@ -179,11 +179,11 @@ class WebSocketWire:
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(Unreachable("the link to Asterisk broke before the answer came"))
-        for lane in (*self._idle_lanes, *self._busy_lanes):
+        for lane in self._busy_lanes:
             lane.transport.abort()
-        self._idle_lanes.clear()
+        idle, self._idle_lanes = self._idle_lanes, []
         self._on_link(Link.DOWN)
-        await socket.close()
+        await asyncio.gather(socket.close(), *(lane.close() for lane in idle))
 
     def _take(self, data: bytes) -> None:
         """One frame of the fast lane. Nothing here waits: Asterisk cuts off a slow reader."""
