@@ -21,10 +21,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -248,7 +248,7 @@ class Client(Verbs):
         if returns is type(None):
             return None
         try:
-            return _decoder(returns).decode(response.body)
+            return msgspec.json.decode(response.body, type=returns)
         except msgspec.MsgspecError as misfit:
             raise AriError(f"{verb} was answered in a shape this version does not know: {misfit}") from misfit
 
@@ -364,11 +364,6 @@ class _Listener:
     def close(self) -> None:
         with suppress(KeyError, ValueError):
             self._registry[self.about].remove(self)
-
-
-@cache
-def _decoder(returns: type[T]) -> msgspec.json.Decoder[T]:
-    return msgspec.json.Decoder(returns)
 
 
 def _reason(response: Response) -> str:
