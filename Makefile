@@ -1,0 +1,54 @@
+# The verbs of the project; `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+BIN := .venv/bin
+READY := .venv/.ready
+UV := $(firstword $(shell command -v uv) $(wildcard $(BIN)/uv))
+COMPILE := pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
+
+.PHONY: help demo run doctor test lint check lock clean
+
+help:  ## what each verb does
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
+
+demo: $(READY)  ## set everything up, make one whole call and judge it; JSON=FILE also writes it as JSON
+	@$(BIN)/sanling demo $(if $(JSON),--json "$(JSON)")
+
+run: $(READY)  ## the hotline, in the foreground; Ctrl-C ends it
+	@exec $(BIN)/sanling run
+
+doctor: $(READY)  ## check each part, say what to do about a red one
+	@$(BIN)/sanling doctor
+
+test: lint  ## set-up, every check and every test
+	@$(BIN)/python -m pytest
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check -q .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/sanling sop --check
+
+check:  ## exactly what CI runs
+	@bash .ci/run
+
+lock:  ## resolve the dependencies of pyproject.toml anew
+	@$(if $(UV),true,echo "make lock needs uv: pip install uv" >&2; exit 1)
+	@$(UV) $(COMPILE) -o requirements.lock
+	@$(UV) $(COMPILE) --extra dev --extra phones -o requirements-dev.lock
+	@$(UV) $(COMPILE) --extra render -o requirements-render.lock
+
+clean:  ## remove what this clone made (recordings of its runs too); the user's cache stays
+	@for pid in $$(cat var/*/run/asterisk.pid 2>/dev/null); do \
+		if [ -d /proc/$$pid ]; then echo "A hotline of this clone is running (Asterisk, pid $$pid): end it first." >&2; exit 1; fi; \
+	done
+	@rm -rf .venv var build dist htmlcov .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+$(READY): requirements-dev.lock pyproject.toml .ci/set-up
+	@.ci/set-up requirements-dev.lock
