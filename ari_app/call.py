@@ -530,7 +530,7 @@ class Call:
                 callerId=f'"{self._display()}" <{self.number or "anonymous"}>',
                 timeout=ceil(self.hotline.settings.queue.offer_timeout_s),
             )
-        except (AllocationFailed, NotFound):
+        except (AllocationFailed, NotFound, Conflict):
             self.offer.left = True
             self.inbox.put(Heard.AGENT_UNREACHABLE)
 

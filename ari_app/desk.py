@@ -11,7 +11,8 @@ import hashlib
 import hmac
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
@@ -99,6 +100,7 @@ class Desk:
         self._agents: dict[str, AgentNow] = {}
         self._waiting: dict[str, tuple[Waiting, Inbox]] = {}
         self._offered: set[str] = set()
+        self._dialling: set[str] = set()
         self._matching = asyncio.Lock()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -169,7 +171,7 @@ class Desk:
     async def _match(self) -> None:
         async with self._matching:
             waiting = [place for place, _ in self._waiting.values() if place.call_id not in self._offered]
-            idle = [Idle(a.since, a.number) for a in self._agents.values() if a.duty is Duty.IDLE]
+            idle = [Idle(a.since, a.number) for a in self._agents.values() if self._can_be_rung(a)]
             for caller, agent in pairs(waiting, idle):
                 if not await self._change(agent.number, Duty.RESERVED, "offer", caller.call_id, was=Duty.IDLE):
                     continue
@@ -178,6 +180,19 @@ class Desk:
                     continue
                 self._offered.add(caller.call_id)
                 self._waiting[caller.call_id][1].put(Reserved(agent.number))
+
+    def _can_be_rung(self, agent: AgentNow) -> bool:
+        return agent.duty is Duty.IDLE and agent.number not in self._dialling
+
+    @contextmanager
+    def on_the_phone(self, number: str) -> Iterator[None]:
+        """While an agent dials a feature code the phone is not offered a call: it would be busy, and that is RONA."""
+        self._dialling.add(number)
+        try:
+            yield
+        finally:
+            self._dialling.discard(number)
+            self._match_soon()
 
     # ------------------------------------------------------------ what becomes of an offer
 

@@ -26,6 +26,7 @@ log = logging.getLogger("sanling.features")
 
 SIGN_IN, SIGN_OUT, PAUSE, RESUME, READY = "*11", "*12", "*13", "*14", "*15"
 TRIES = 3
+LONGEST_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,11 @@ class FeatureCall:
         """Carries the code out, says what became of it, and hangs up."""
         code, pin = self.dialled[:3], self.dialled[3:]
         try:
-            async with asyncio.timeout(120):
-                await self.client.channels.answer(channelId=self.id)
-                await self._play(await self._outcome(FEATURES.get(code), pin))
-            await self.client.channels.hangup(channelId=self.id)
+            with self.desk.on_the_phone(self.agent):
+                async with asyncio.timeout(LONGEST_S):
+                    await self.client.channels.answer(channelId=self.id)
+                    await self._play(await self._outcome(FEATURES.get(code), pin))
+                await self.client.channels.hangup(channelId=self.id)
         except (PhoneGone, NotFound, Conflict):
             pass
         except (AriError, TimeoutError) as error:
