@@ -22,6 +22,7 @@ import os
 import secrets
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 SPARE_BYTES = 1 << 20
 """A folder store stops this far from a full disk."""
+LEFT_BEHIND_S = 3600.0
+"""A half-written file this old has nobody who writes it."""
 MARKER = ".sanling-store"
 
 
@@ -130,8 +133,7 @@ class FolderStore:
                 raise StoreAway(f"{self.root} is full: {size} bytes are to be stored.")
             incoming = self.root / ".incoming"
             incoming.mkdir(mode=0o700, exist_ok=True)
-            for left_by_a_crash in incoming.glob(f"{final.name}.*"):
-                left_by_a_crash.unlink(missing_ok=True)
+            _tidy(incoming)
             part = incoming / f"{final.name}.{secrets.token_hex(4)}"
             try:
                 self._copy(source, part)
@@ -341,8 +343,11 @@ class S3Store:
         return True
 
     def _head(self, key: str) -> dict[str, Any]:
-        found = self._client().head_object(Bucket=self._bucket, Key=self._prefix + checked(key), ChecksumMode="ENABLED")
-        return dict(found)
+        with self._translated(key):
+            found = self._client().head_object(
+                Bucket=self._bucket, Key=self._prefix + checked(key), ChecksumMode="ENABLED"
+            )
+            return dict(found)
 
     def _chunks(self, key: str) -> Iterator[bytes]:
         body = self._client().get_object(Bucket=self._bucket, Key=self._prefix + checked(key))["Body"]
@@ -399,6 +404,14 @@ class S3Store:
 
 def _status(error: Any) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _tidy(incoming: Path) -> None:
+    """Remove what crashes left behind."""
+    for part in incoming.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > LEFT_BEHIND_S:
+                part.unlink()
 
 
 def _aside_ending() -> str:
