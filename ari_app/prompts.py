@@ -40,7 +40,7 @@ Title = Literal["lawyer", "mr", "ms"]
 Source = Literal["voice", "recording", "composition"]
 
 
-class Wording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Sentence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     id: str
     section: Literal["opening", "identity", "need", "solution", "risk", "closing"]
     text: str
@@ -48,10 +48,6 @@ class Wording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Role → SHA-256 of the wording this role approved."""
     voice: str = ""
     speed: float = 0.0
-
-
-class Sentence(Wording, frozen=True):
-    pass
 
 
 class Variable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -72,7 +68,9 @@ class Variable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return [(in_id(name), name) for name in self.names.split()]
 
 
-class Family(Wording, frozen=True):
+class Family(Sentence, frozen=True, kw_only=True):
+    """A sentence with placeholders, in its id as in its text."""
+
     variables: dict[str, Variable]
 
     def expand(self) -> Iterator[tuple[str, str]]:
@@ -178,7 +176,7 @@ class Catalogue(Mapping[str, Prompt]):
         self.findings = findings
         """What does not hold; always empty in a catalogue that `load` returned."""
         self._prompts = prompts
-        self._seen: dict[str, tuple[int, int]] = {}
+        self._seen: dict[str, tuple[int, int] | None] = {}
 
     @classmethod
     def load(cls, folder: Path) -> Catalogue:
@@ -236,7 +234,7 @@ class Catalogue(Mapping[str, Prompt]):
     def media(self, id: str) -> str:
         """The ARI media URI. Raises PromptAltered if the file was changed since it was verified."""
         prompt = self._prompts[id]
-        if self._seen.get(id) != _touched(prompt.file):
+        if id not in self._seen or self._seen[id] != _touched(prompt.file):
             before = len(self.findings)
             self._verify(prompt)
             if len(self.findings) > before:
@@ -279,8 +277,9 @@ class Catalogue(Mapping[str, Prompt]):
         def found(part: Literal["wording", "audio", "seal"], problem: str, remedy: str) -> None:
             self.findings.append(Finding(prompt.id, part, problem, remedy))
 
+        touched = _touched(file)
         try:
-            touched, audio = _touched(file), file.read_bytes()
+            audio = file.read_bytes()
         except OSError:
             found("audio", f"there is no file {file.name}.", RESTORE if seal else RENDER)
             return
@@ -299,12 +298,11 @@ class Catalogue(Mapping[str, Prompt]):
         for id in self.seals.keys() - self._prompts.keys():
             self.findings.append(Finding(id, "seal", "seal.toml has it, catalogue.toml does not.", RENDER))
         files = {prompt.file for prompt in self._prompts.values()}
-        for folder in (self.folder / "audio", self.folder / "music"):
-            for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-                if file not in files:
-                    self.findings.append(
-                        Finding(file.stem, "audio", f"{file.name} belongs to no prompt.", "Remove the file.")
-                    )
+        folder = self.folder / "audio"
+        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if file not in files:
+                problem = f"{file.name} belongs to no prompt."
+                self.findings.append(Finding(file.stem, "audio", problem, "Remove the file."))
 
 
 def seal_text(seals: Mapping[str, Seal]) -> str:
@@ -316,7 +314,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def approval_of(wording: Sentence | Family) -> str:
+def approval_of(wording: Sentence) -> str:
     """What a role writes when it approves: of a sentence the hash of its text, of a family that of all it says."""
     if isinstance(wording, Family):
         return sha256("".join(f"{id} {text}\n" for id, text in wording.expand()).encode())
@@ -424,7 +422,7 @@ def _expand(source: Written, folder: Path, spoken: Mapping[str, str], findings: 
                 )
                 add(Prompt(id, wording.section, text, voice, speed, "voice", key, file, 0.0, readings))
     for piece in source.composition:
-        file = folder / "music" / f"{piece.id}.{EXTENSION}"
+        file = folder / "audio" / f"{piece.id}.{EXTENSION}"
         key = _key("composition", piece.version)
         add(Prompt(piece.id, "music", "", "", 1.0, "composition", key, file))
     for id, path in recordings.items():
@@ -454,8 +452,12 @@ def _read_seals(path: Path, findings: list[Finding]) -> dict[str, Seal]:
     return seals
 
 
-def _touched(file: Path) -> tuple[int, int]:
-    stat = file.stat()
+def _touched(file: Path) -> tuple[int, int] | None:
+    """Differs whenever the file was written to; None if it is not there."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return None
     return stat.st_mtime_ns, stat.st_size
 
 

