@@ -48,6 +48,12 @@ RESTART_AFTER_S = (0.2, 1.0, 2.0, 5.0, 10.0)
 STEADY_AFTER_S = 60.0
 """A child that ran this long starts again from the shortest pause."""
 
+CHILDREN = {
+    "agi": (sys.executable, "-m", "agi_scripts"),
+    "controller": (sys.executable, "-m", "ari_app"),
+}
+"""What ``supervise()`` keeps running beside Asterisk."""
+
 AGI_GUARD_S = 1.0
 """Asterisk itself gives a look-up up this long after the AGI server should have."""
 
@@ -373,11 +379,9 @@ class Instance:
             await self.start_asterisk()
             notice(Notice("asterisk", "started", self.asterisk_version))
             async with asyncio.TaskGroup() as group:
-                keepers = [
-                    group.create_task(self._keep_asterisk(notice)),
-                    group.create_task(self._keep("agi", [sys.executable, "-m", "agi_scripts"], notice)),
-                    group.create_task(self._keep("controller", [sys.executable, "-m", "ari_app"], notice)),
-                ]
+                keepers = [group.create_task(self._keep_asterisk(notice))]
+                for name, command in CHILDREN.items():
+                    keepers.append(group.create_task(self._keep(name, command, notice)))
                 await asked_to_stop.wait()
                 for keeper in keepers:
                     keeper.cancel()
