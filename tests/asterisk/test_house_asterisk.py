@@ -130,6 +130,7 @@ async def test_caller_who_keys_nothing_is_called_back_at_the_own_number(hotline:
         f'"{"n" * 2000}" <sip:{"a" * 2000}@127.0.0.1>',
         '"\udcff\udcfe" <sip:x@127.0.0.1>',
     ],
+    ids=["shell", "expression", "long", "not UTF-8"],
 )
 async def test_an_odd_caller_is_answered_and_injects_nothing(hotline: Instance, from_header: str) -> None:
     async with Caller(CALLER, HOTLINE, from_header=from_header) as caller:
