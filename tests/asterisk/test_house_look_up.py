@@ -98,6 +98,8 @@ async def test_a_call_that_the_controller_gives_up_hears_the_apology(desk: Desk)
         call = (await desk.enters())["channel"]["id"]
         await desk.does("POST", f"channels/{call}/continue?context=fallback&extension=s&priority=1")
         await caller.answered()
+        await asyncio.sleep(1.5)
+        await caller.keys("#")
         await asyncio.wait_for(caller.hung_up_by_hotline.wait(), 15)
     requests = list((desk.instance.settings.spool_dir / "callbacks").iterdir())
     assert [file.stem for file in requests] == [call]
