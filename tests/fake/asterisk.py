@@ -6,7 +6,7 @@
 
 It answers as Asterisk 22.10.1 does, with its statuses, texts and event orders, including what hurts:
 
-- six verbs wait for the playback on their channel to end, and what waits on a lane stands in the way of the rest;
+- some verbs wait for the playback on their channel to end, and stand in the way of the rest if asked as not blocking;
 - events overtake responses; nothing is replayed after a broken link; no link, no Stasis: the dialplan's fallback;
 - an inbound channel's ChannelDestroyed comes only if one is subscribed to it;
 - after a duplicate name, a lane answers 409 instead of 500 to every originate that fails.
@@ -137,7 +137,6 @@ class FakeAsterisk(Exchange):
         hotline_numbers: tuple[str, ...] = ("12368",),
         case_context: CaseContext | None = None,
         spool: Path | None = None,
-        lanes: int = 4,
         latency_s: float = 0.001,
         agi_s: float = 0.002,
     ) -> None:
@@ -169,9 +168,7 @@ class FakeAsterisk(Exchange):
         """The event filter; None: everything."""
         self._calls = 0
         self._fast = _Lane()
-        self._lanes: asyncio.Queue[_Lane] = asyncio.Queue()
-        for _ in range(lanes):
-            self._lanes.put_nowait(_Lane())
+        self._idle_lanes = [_Lane()]
         self._on_event: Callable[[bytes], None] | None = None
         self._on_link: Callable[[Link], None] | None = None
         self._linked = asyncio.Event()
@@ -318,11 +315,11 @@ class FakeAsterisk(Exchange):
             async with self._fast.lock:
                 yield self._fast
             return
-        lane = await self._lanes.get()
+        lane = self._idle_lanes.pop() if self._idle_lanes else _Lane()
         try:
             yield lane
         finally:
-            self._lanes.put_nowait(lane)
+            self._idle_lanes.append(lane)
 
     # REST
 
@@ -449,7 +446,7 @@ class FakeAsterisk(Exchange):
             case "POST", ["progress"]:
                 channel.command(lambda: self._ring(channel, False))
             case (("POST" | "DELETE"), ["moh"]):
-                music = query.get("mohClass", "default") if method == "POST" else None
+                music = method == "POST"
                 channel.command(lambda: _soon(lambda: channel.listens_to_music(music)))
             case "POST", ["play", *name]:
                 return self._play(name[0] if name else query.get("playbackId", ""), channel, query)

@@ -86,7 +86,6 @@ class Bridge:
     name: str
     created: str
     members: list[Channel] = field(default_factory=list)
-    music: bool = False
     waiting: deque[Playback] = field(default_factory=deque)
     playing: Playback | None = None
     announcer: asyncio.Task[None] | None = None
@@ -139,7 +138,6 @@ class Channel:
         self.cause = 0
         self.tech_cause: int | None = None
         self.bridge: Bridge | None = None
-        self.music: str | None = None
         self.ear = Ear()
         self.digits: asyncio.Queue[str] = asyncio.Queue()
         """What the dialplan reads with Read()."""
@@ -197,18 +195,17 @@ class Channel:
 
     # What the far end hears
 
-    def listens_to_music(self, on: str | None) -> None:
-        self.music = on
-        self.set_music()
-
-    def set_music(self) -> None:
-        """Music is heard unless a playback or a bridge has taken its place."""
-        audible = self.music is not None and not self.gone and self._exchange.playing_on(self) is None
-        if audible and self._music is None:
+    def listens_to_music(self, on: bool) -> None:
+        """Music is heard over everything a bridge brings, until it is stopped or a playback ends it for good."""
+        if on and self._music is None:
             self._music = self.ear.begin(MUSIC)
-        elif not audible and self._music is not None:
+        elif not on and self._music is not None:
             self.ear.end(self._music)
             self._music = None
+
+    @property
+    def hears_the_bridge(self) -> bool:
+        return self._music is None
 
     def rings_back(self, on: bool) -> None:
         if on and self._ringback is None:
@@ -233,7 +230,6 @@ class Exchange:
         """Resources whose events the application gets, each with the number of reasons why."""
         self.app_listens = False
         """Whether the application is registered: without it `Stasis()` fails."""
-        self._playing: dict[Channel, Playback] = {}
         self._names = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -320,7 +316,7 @@ class Exchange:
             self.leave(channel.bridge, channel)
         channel.in_stasis = False
         self.channel_event("StasisEnd", channel)
-        channel.listens_to_music(None)
+        channel.listens_to_music(False)
         self.interest[channel.id] -= 1
         return True
 
@@ -383,26 +379,16 @@ class Exchange:
 
     # Playbacks
 
-    def playing_on(self, channel: Channel) -> Playback | None:
-        return self._playing.get(channel)
-
     def play_on(self, channel: Channel, playback: Playback) -> None:
         self.playbacks[playback.id] = playback
         channel.command(lambda: self._play_out(channel, playback))
 
     async def _play_out(self, channel: Channel, playback: Playback) -> None:
-        self._playing[channel] = playback
-        channel.set_music()
+        channel.listens_to_music(False)
         if channel.state == "Ring" and channel.phone and not channel.hung_up:
             channel.rings_back(False)
             channel.phone.progressed()
-        try:
-            await self._run_through(
-                playback, functools.partial(self._listen, channel, playback), lambda: channel.hung_up
-            )
-        finally:
-            del self._playing[channel]
-            channel.set_music()
+        await self._run_through(playback, functools.partial(self._listen, channel, playback), lambda: channel.hung_up)
 
     async def _run_through(
         self,
@@ -460,7 +446,7 @@ class Exchange:
         bridge.members.append(channel)
         self.interest[bridge.id] += 1
         self.bridge_event("ChannelEnteredBridge", bridge, channel)
-        if bridge.heard and bridge.playing:
+        if bridge.heard and bridge.playing and channel.hears_the_bridge:
             bridge.heard[channel] = channel.ear.begin(prompt_of(bridge.playing.media[bridge.playing.item]))
 
     def leave(self, bridge: Bridge, channel: Channel) -> None:
@@ -477,7 +463,7 @@ class Exchange:
     async def say(self, channel: Channel, what: str, seconds: float) -> None:
         """The far end speaks: heard by whoever is in the same bridge from beginning to end."""
         bridge = channel.bridge
-        listeners = [other for other in bridge.members if other is not channel] if bridge else []
+        listeners = [c for c in bridge.members if c is not channel and c.hears_the_bridge] if bridge else []
         spoken = {other: other.ear.begin(what, of=channel.id) for other in listeners}
         await asyncio.sleep(seconds)
         for other, sound in spoken.items():
@@ -492,11 +478,9 @@ class Exchange:
             if playback:
                 self.playbacks.pop(playback.id, None)
         bridge.playing = None
-        interested = self.interest[bridge.id]
         for channel in list(bridge.members):
             self.leave(bridge, channel)
-        self.interest[bridge.id] = interested
-        self.bridge_event("BridgeDestroyed", bridge)
+        self.bridge_event("BridgeDestroyed", bridge)  # the last to leave took the subscription along
         self.interest.pop(bridge.id, None)
 
     def play_in(self, bridge: Bridge, playback: Playback) -> None:
@@ -521,7 +505,7 @@ class Exchange:
         if seconds is None:
             return "failed"
         started = self.now()
-        bridge.heard = {channel: channel.ear.begin(prompt_of(media)) for channel in bridge.members}
+        bridge.heard = {c: c.ear.begin(prompt_of(media)) for c in bridge.members if c.hears_the_bridge}
         try:
             result = await self._lasts(seconds, playback.stop_asked)
         finally:

@@ -1,0 +1,270 @@
+"""One Asterisk, fake or real, with telephones and an ARI client: what a contract test is given.
+
+async with Line.of_fake() as line: …
+async with Line.of_real(folder) as line: …
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from ari_app.ari import Client
+from ari_app.ari.client import NEEDED_EVENTS
+from ari_app.ari.errors import RequestFailed
+from ari_app.ari.websocket import WebSocketWire
+from ari_app.ari.wire import Link, Response, Wire
+from ari_app.instance import AgentAccount, Instance
+from ari_app.settings import PROJECT, load
+from ari_app.testcall.hearing import Ear, PromptSounds
+from ari_app.testcall.phone import Phones
+from tests.fake.asterisk import FakeAsterisk, lengths_of
+
+PROMPTS = PROJECT / "dialplan" / "prompts"
+AUDIO = PROMPTS / "audio"
+
+HELLO, PAUSED, READY = "agent-busy", "agent-paused", "agent-ready"
+"""Three short prompts."""
+
+EVENTS = (*NEEDED_EVENTS, "PlaybackContinuing", "BridgeCreated")
+
+
+class Tapped:
+    """A wire that keeps what comes along it."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self.events: list[dict[str, Any]] = []
+        self._came = asyncio.Event()
+
+    async def request(
+        self,
+        method: str,
+        uri: str,
+        query: Mapping[str, str],
+        body: Mapping[str, Any] | None,
+        *,
+        blocking: bool,
+        timeout_s: float,
+    ) -> Response:
+        return await self.wire.request(method, uri, query, body, blocking=blocking, timeout_s=timeout_s)
+
+    def attach(self, on_event: Callable[[bytes], None], on_link: Callable[[Link], None]) -> None:
+        def keep(frame: bytes) -> None:
+            self.events.append(json.loads(frame))
+            self._came.set()
+            on_event(frame)
+
+        self.wire.attach(keep, on_link)
+
+    async def run(self) -> None:
+        await self.wire.run()
+
+    async def until(self, found: Callable[[], bool], within_s: float) -> None:
+        async with asyncio.timeout(within_s):
+            while not found():
+                self._came.clear()
+                await self._came.wait()
+
+
+class Line:
+    """The exchange under test."""
+
+    def __init__(self, phones: Any, new_wire: Callable[[], Wire], at: str, spool: Path, *, agents_at: str = "") -> None:
+        self.phones = phones
+        self.at = at
+        """Where callers dial: host:port."""
+        self.spool = spool
+        self._new_wire = new_wire
+        self._agents_at = agents_at
+        self._connection = AsyncExitStack()
+        self.client: Client
+        self.tap: Tapped
+
+    async def connect(self) -> Client:
+        """A controller joins; the snapshot is in `client.links`."""
+        self.tap = Tapped(self._new_wire())
+        self.client = await self._connection.enter_async_context(Client(self.tap, events=EVENTS))
+        return self.client
+
+    async def leave(self) -> None:
+        """The controller is gone."""
+        await self._connection.aclose()
+
+    # What happens on the phones
+
+    async def arrives(self, from_: str = "15400001234") -> tuple[Any, str]:
+        """A caller dials the hotline; gives the caller's call and its channel's id."""
+        caller = await self.phones.caller(from_).dials("12368", self.at)
+        arrival = await asyncio.wait_for(self.client.arrivals.get(), 5)
+        arrival.mailbox.close()
+        return caller, arrival.event.channel.id
+
+    async def is_through(self, from_: str = "15400001234") -> tuple[Any, str]:
+        """The same, answered."""
+        caller, id = await self.arrives(from_)
+        await self.client.channels.answer(channelId=id)
+        await caller.answered()
+        return caller, id
+
+    async def offer(self, id: str, n: int = 1, *, timeout: int = 10, number: str = "601") -> str:
+        """Ring the agent's phone for a call; gives the new channel's id."""
+        offer = f"{id}~offer-{n}"
+        await self.client.channels.originate(
+            endpoint=f"PJSIP/{number}",
+            channelId=offer,
+            app="sanling",
+            appArgs=f"offer,{id},{n}",
+            callerId='"party, verified" <15400001234>',
+            timeout=timeout,
+        )
+        return offer
+
+    async def talks(self) -> tuple[Any, Any, str, str, str]:
+        """Caller and agent in a bridge: their calls, then the ids of caller, agent and bridge."""
+        caller, id = await self.is_through()
+        agent = await self.agent()
+        offer = await self.offer(id)
+        call = await agent.rings()
+        await call.picks_up()
+        await self.until("StasisStart", offer)
+        bridge = f"{id}~bridge"
+        await self.client.bridges.create(type="mixing,dtmf_events", bridgeId=bridge, name="talk")
+        await self.client.bridges.addChannel(bridgeId=bridge, channel=[id, offer])
+        return caller, call, id, offer, bridge
+
+    async def agent(self, number: str = "601", *, lines: int = 1) -> Any:
+        return await self.phones.agent(
+            number, _password(number), registrar=self.at, address=self._agents_at, lines=lines
+        )
+
+    async def play(self, id: str, prompt: str, n: int = 1) -> str:
+        name = f"{id}~play-{n}"
+        await self.client.channels.play(channelId=id, media=media(prompt), playbackId=name)
+        return name
+
+    # What the controller was told
+
+    async def until(self, type: str, id: str, times: int = 1, within_s: float = 8.0, **fields: Any) -> None:
+        """Wait until an event of this type has come about this resource so many times."""
+        try:
+            await self.tap.until(lambda: len(self.told(type, id, **fields)) >= times, within_s)
+        except TimeoutError:
+            raise AssertionError(f"no {type} {fields} of {id} within {within_s} s; {self.story()}") from None
+
+    def told(self, type: str, id: str, **fields: Any) -> list[dict[str, Any]]:
+        return [
+            event
+            for event in self.tap.events
+            if event["type"] == type and id in _resources(event) and fields.items() <= _flat(event).items()
+        ]
+
+    def story(self, *ids: str) -> list[str]:
+        """The events, in order, as short lines: type and what matters in it."""
+        return [
+            _line(event)
+            for event in self.tap.events
+            if not ids or any(id in _resources(event) for id in ids)
+            if event["type"] != "ChannelConnectedLine"
+        ]
+
+
+def media(prompt: str) -> str:
+    return f"sound:{AUDIO / prompt}"
+
+
+async def status(refused: Any) -> int:
+    """The status with which Asterisk refuses a request; 0 if it does not."""
+    try:
+        await refused
+    except RequestFailed as failure:
+        return failure.status
+    return 0
+
+
+def _password(number: str) -> str:
+    return f"secret-of-{number}"
+
+
+def _resources(event: dict[str, Any]) -> set[str]:
+    return {
+        value["id"] for key in ("channel", "bridge", "playback", "peer") if isinstance(value := event.get(key), dict)
+    }
+
+
+def _flat(event: dict[str, Any]) -> dict[str, Any]:
+    flat = {key: value for key, value in event.items() if isinstance(value, str | int)}
+    if "playback" in event:
+        flat["state"] = event["playback"]["state"]
+    elif event["type"] == "ChannelStateChange":
+        flat["state"] = event["channel"]["state"]
+    return flat
+
+
+def _line(event: dict[str, Any]) -> str:
+    flat = _flat(event)
+    keys = ("state", "dialstatus", "digit", "cause", "tech_cause", "soft")
+    if "playback" in event:
+        who = event["playback"]["id"]
+    else:
+        who = (event.get("channel") or event.get("peer") or event["bridge"])["id"]
+    what = who.partition("~")[2]
+    words = [event["type"], *([what] if what else []), *(f"{k}={flat[k]}" for k in keys if k in flat)]
+    return " ".join(words)
+
+
+@asynccontextmanager
+async def fake_line(spool: Path) -> AsyncIterator[Line]:
+    async with FakeAsterisk(lengths_of(AUDIO), spool=spool) as asterisk:
+        line = Line(asterisk.phones, lambda: asterisk, "", spool)
+        try:
+            await line.connect()
+            await line.client.links.get()
+            yield line
+        finally:
+            await line.leave()
+
+
+@asynccontextmanager
+async def real_line(folder: Path) -> AsyncIterator[Line]:
+    """On addresses of this test process alone: one each for Asterisk, callers, agents."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    own, callers_at, agents_at = (f"127.0.54.{10 * worker + n}" for n in (11, 12, 13))
+    settings = load(
+        environment={},
+        instance="contract",
+        address=own,
+        var_dir=str(folder),
+        trunk={"addresses": [callers_at]},
+    )
+    instance = Instance(settings)
+    instance.prepare(
+        AgentAccount(number, hashlib.md5(f"{number}:sanling:{_password(number)}".encode()).hexdigest())  # noqa: S324
+        for number in ("601", "602")
+    )
+    ear = Ear(PromptSounds(AUDIO))
+    await instance.start_asterisk()
+    try:
+        url, user, password = instance.ari_url, instance.ari_user, instance.ari_password
+        async with Phones(callers_at, ear=ear) as phones:
+            line = Line(
+                phones,
+                lambda: WebSocketWire(url, user, password, "sanling"),
+                f"{own}:5060",
+                settings.spool_dir,
+                agents_at=agents_at,
+            )
+            try:
+                await line.connect()
+                await asyncio.wait_for(line.client.links.get(), 5)
+                yield line
+            finally:
+                await line.leave()
+    finally:
+        await instance.stop()

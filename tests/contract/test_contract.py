@@ -1,0 +1,695 @@
+"""What the controller relies on, asked of the fake and of a real Asterisk alike.
+
+Where the two differ the fake is wrong. Times are never compared, orders and outcomes are.
+"""
+
+import asyncio
+
+import pytest
+
+from ari_app.ari.model import instant
+from ari_app.testcall.phone import Refused, TooLate
+from tests.contract.line import AUDIO, HELLO, PAUSED, READY, Line, media, status
+
+
+def is_subsequence(lines: list[str], story: list[str]) -> bool:
+    """Whether all `lines` are in `story`, in this order."""
+    rest = iter(story)
+    return all(line in rest for line in lines)
+
+
+# Arriving and answering
+
+
+async def test_a_caller_arrives_ringing_and_is_answered(line: Line) -> None:
+    caller, id = await line.arrives("15400001234")
+    start = line.told("StasisStart", id)[0]
+    assert start["args"] == ["inbound"]
+    assert start["channel"]["state"] == "Ring"
+    assert start["channel"]["caller"]["number"] == "15400001234"
+    assert start["channel"]["channelvars"]["SANLING_CONTEXT"] == "unavailable"
+    await caller.ringing()
+    assert caller.answered_at is None
+    await line.client.channels.answer(channelId=id)
+    await caller.answered()
+    await line.client.channels.answer(channelId=id)
+    assert line.story(id) == ["StasisStart", "ChannelStateChange state=Up"]
+
+
+async def test_ids_begin_with_the_instance_and_events_carry_the_moment(line: Line) -> None:
+    _, id = await line.is_through()
+    name, _, serial = id.rpartition("-")
+    assert name
+    assert serial.replace(".", "", 1).isdigit()
+    moments = [instant(event["timestamp"]) for event in line.tap.events]
+    assert moments == sorted(moments)
+
+
+async def test_a_number_that_is_not_the_hotlines_is_refused(line: Line) -> None:
+    caller = await line.phones.caller("15400001234").dials("99999", line.at)
+    with pytest.raises(Refused):
+        await caller.answered()
+    assert caller.code == 404
+
+
+async def test_a_caller_who_gives_up_before_the_answer(line: Line) -> None:
+    caller, id = await line.arrives()
+    await line.client.follow(id)
+    caller.hang_up()
+    await line.until("ChannelDestroyed", id)
+    assert line.story(id) == [
+        "StasisStart",
+        "ChannelHangupRequest cause=127 tech_cause=487",
+        "StasisEnd",
+        "ChannelHangupRequest cause=16 tech_cause=487 soft=True",
+        "ChannelDestroyed cause=127 tech_cause=487",
+    ]
+    assert await status(line.client.channels.answer(channelId=id)) == 404
+
+
+# Prompts
+
+
+async def test_a_prompt_is_started_finished_and_heard(line: Line) -> None:
+    caller, id = await line.is_through()
+    play = await line.play(id, HELLO)
+    await line.until("PlaybackFinished", play)
+    assert line.story(play) == ["PlaybackStarted play-1 state=playing", "PlaybackFinished play-1 state=done"]
+    await caller.hears(HELLO)
+    assert await status(line.client.playbacks.get(playbackId=play)) == 404
+
+
+async def test_a_stopped_prompt_finishes_as_if_played_out(line: Line) -> None:
+    caller, id = await line.is_through()
+    play = await line.play(id, HELLO)
+    await line.until("PlaybackStarted", play)
+    await asyncio.sleep(1.3)
+    await line.client.playbacks.stop(playbackId=play)
+    await line.until("PlaybackFinished", play)
+    assert line.story(play) == ["PlaybackStarted play-1 state=playing", "PlaybackFinished play-1 state=done"]
+    heard = await caller.hears(HELLO, partly=True)
+    assert not heard.whole
+    assert await status(line.client.playbacks.stop(playbackId=play)) == 404
+
+
+async def test_prompts_on_one_channel_queue(line: Line) -> None:
+    caller, id = await line.is_through()
+    for n, prompt in enumerate((HELLO, PAUSED, READY), start=1):
+        await line.play(id, prompt, n)
+    await line.client.playbacks.stop(playbackId=f"{id}~play-2")
+    await line.until("PlaybackFinished", f"{id}~play-3")
+    assert [entry for entry in line.story() if entry.startswith("Playback")] == [
+        "PlaybackStarted play-1 state=playing",
+        "PlaybackFinished play-1 state=done",
+        "PlaybackFinished play-2 state=done",
+        "PlaybackStarted play-3 state=playing",
+        "PlaybackFinished play-3 state=done",
+    ]
+    await caller.hears(HELLO)
+    await caller.hears(READY)
+
+
+async def test_a_playlist_continues_and_skips_what_is_missing(line: Line) -> None:
+    caller, id = await line.is_through()
+    await line.client.channels.play(
+        channelId=id, media=[media(PAUSED), "sound:/nowhere", media(READY)], playbackId=f"{id}~list"
+    )
+    await line.until("PlaybackFinished", f"{id}~list")
+    assert line.story(f"{id}~list") == [
+        "PlaybackStarted list state=playing",
+        "PlaybackContinuing list state=continuing",
+        "PlaybackStarted list state=playing",
+        "PlaybackContinuing list state=continuing",
+        "PlaybackStarted list state=playing",
+        "PlaybackFinished list state=done",
+    ]
+    await caller.hears(PAUSED)
+    await caller.hears(READY)
+
+
+async def test_a_missing_sound_fails_at_once(line: Line) -> None:
+    _, id = await line.is_through()
+    await line.client.channels.play(channelId=id, media="sound:/nowhere", playbackId=f"{id}~play-1")
+    await line.until("PlaybackFinished", f"{id}~play-1")
+    assert line.story(f"{id}~play-1") == [
+        "PlaybackStarted play-1 state=playing",
+        "PlaybackFinished play-1 state=failed",
+    ]
+
+
+async def test_one_name_for_two_playbacks_is_not_refused(line: Line) -> None:
+    _, id = await line.is_through()
+    await line.play(id, PAUSED)
+    await line.play(id, PAUSED)
+    await line.until("PlaybackFinished", f"{id}~play-1", times=2)
+
+
+async def test_blocking_verbs_wait_for_the_prompt_and_hold_up_nobody_else(line: Line) -> None:
+    _, id = await line.is_through()
+    _, other = await line.arrives("15400005678")
+    play = await line.play(id, HELLO)
+    setting = asyncio.create_task(line.client.channels.setChannelVar(channelId=id, variable="X", value="1"))
+    await line.until("PlaybackStarted", play)
+    await line.client.channels.answer(channelId=other)
+    assert not line.told("PlaybackFinished", play)
+    assert not setting.done()
+    await setting
+    assert line.told("PlaybackFinished", play)
+    assert (await line.client.channels.getChannelVar(channelId=id, variable="X")).value == "1"
+
+
+async def test_a_variable_that_is_not_set_is_not_found(line: Line) -> None:
+    _, id = await line.is_through()
+    assert await status(line.client.channels.getChannelVar(channelId=id, variable="NOPE")) == 404
+
+
+# Keys
+
+
+async def test_keys_pressed_over_a_prompt_come_one_by_one(line: Line) -> None:
+    caller, id = await line.is_through()
+    await line.play(id, HELLO)
+    await caller.keys("19*#")
+    await line.until("ChannelDtmfReceived", id, times=4)
+    await asyncio.sleep(0.3)
+    assert [event["digit"] for event in line.told("ChannelDtmfReceived", id)] == ["1", "9", "*", "#"]
+
+
+async def test_keys_of_both_sides_come_through_a_bridge_with_dtmf_events(line: Line) -> None:
+    caller, agent, id, offer, _ = await line.talks()
+    await asyncio.sleep(0.3)
+    await caller.keys("7")
+    await agent.keys("*5")
+    await line.until("ChannelDtmfReceived", offer, times=2)
+    await asyncio.sleep(0.3)
+    assert [event["digit"] for event in line.told("ChannelDtmfReceived", id)] == ["7"]
+    assert [event["digit"] for event in line.told("ChannelDtmfReceived", offer)] == ["*", "5"]
+
+
+# Hanging up
+
+
+async def test_a_caller_who_hangs_up_during_a_prompt(line: Line) -> None:
+    caller, id = await line.is_through()
+    await line.client.follow(id)
+    await line.play(id, HELLO, 1)
+    await line.play(id, HELLO, 2)
+    await asyncio.sleep(0.4)
+    caller.hang_up()
+    await line.until("ChannelDestroyed", id)
+    assert line.story() == [
+        "StasisStart",
+        "ChannelStateChange state=Up",
+        "PlaybackStarted play-1 state=playing",
+        "ChannelHangupRequest",
+        "PlaybackFinished play-1 state=failed",
+        "PlaybackStarted play-2 state=playing",
+        "PlaybackFinished play-2 state=failed",
+        "StasisEnd",
+        "ChannelHangupRequest cause=16 soft=True",
+        "ChannelDestroyed cause=0",
+    ]
+    for gone in (
+        line.client.channels.get(channelId=id),
+        line.client.channels.answer(channelId=id),
+        line.client.channels.hangup(channelId=id),
+        line.client.channels.play(channelId=id, media=media(HELLO), playbackId=f"{id}~play-3"),
+        line.client.channels.setChannelVar(channelId=id, variable="X", value="1"),
+        line.client.channels.continueInDialplan(channelId=id, context="fallback", extension="s", priority=1),
+        line.client.playbacks.stop(playbackId=f"{id}~play-1"),
+    ):
+        assert await status(gone) == 404
+
+
+async def test_without_following_a_caller_nobody_tells_of_the_end(line: Line) -> None:
+    caller, id = await line.is_through()
+    caller.hang_up()
+    await line.until("StasisEnd", id)
+    await asyncio.sleep(0.3)
+    assert line.story(id)[-1] == "StasisEnd"
+
+
+async def test_we_hang_up(line: Line) -> None:
+    caller, id = await line.is_through()
+    await line.client.follow(id)
+    await line.client.channels.hangup(channelId=id)
+    await line.until("ChannelDestroyed", id)
+    await caller.ended()
+    assert caller.hung_up_by == "them"
+    assert line.story(id)[2:] == [
+        "ChannelHangupRequest cause=32 soft=True",
+        "StasisEnd",
+        "ChannelHangupRequest cause=16 soft=True",
+        "ChannelDestroyed cause=16",
+    ]
+
+
+async def test_a_reason_for_hanging_up_that_does_not_exist(line: Line) -> None:
+    _, id = await line.is_through()
+    assert await status(line.client.channels.hangup(channelId=id, reason="bored")) == 400
+
+
+# Offers to agents
+
+
+async def test_an_agent_is_offered_a_call_and_picks_up(line: Line) -> None:
+    _, id = await line.is_through()
+    agent = await line.agent()
+    offer = await line.offer(id)
+    call = await agent.rings()
+    assert (call.display, call.number) == ("party, verified", "15400001234")
+    await line.until("Dial", offer, dialstatus="RINGING")
+    await call.picks_up()
+    await line.until("StasisStart", offer)
+    story = line.story(offer)
+    assert story[0] == "Dial offer-1 dialstatus="
+    assert sorted(story[1:3]) == ["ChannelStateChange offer-1 state=Ringing", "Dial offer-1 dialstatus=RINGING"]
+    assert story[3:] == [
+        "ChannelStateChange offer-1 state=Up",
+        "Dial offer-1 dialstatus=ANSWER",
+        "StasisStart offer-1",
+    ]
+    assert line.told("StasisStart", offer)[0]["args"] == ["offer", id, "1"]
+    snapshot = await line.client.snapshot()
+    assert set(snapshot.application.channel_ids) == {id, offer}
+    assert {channel.id for channel in snapshot.channels} == {id, offer}
+
+
+@pytest.mark.parametrize(
+    ("code", "cause", "dialstatus"),
+    [(486, 17, "BUSY"), (603, 21, "NOANSWER"), (480, 19, "NOANSWER"), (404, 1, "NOANSWER")],
+)
+async def test_an_agent_refuses(line: Line, code: int, cause: int, dialstatus: str) -> None:
+    _, id = await line.is_through()
+    agent = await line.agent()
+    offer = await line.offer(id)
+    call = await agent.rings()
+    await line.until("ChannelStateChange", offer, state="Ringing")
+    call.refuses(code)
+    await line.until("ChannelDestroyed", offer)
+    assert line.story(offer)[-3:] == [
+        f"ChannelHangupRequest offer-1 cause={cause} tech_cause={code}",
+        f"Dial offer-1 dialstatus={dialstatus}",
+        f"ChannelDestroyed offer-1 cause={cause} tech_cause={code}",
+    ]
+    assert await status(line.client.channels.get(channelId=offer)) == 404
+
+
+async def test_an_agent_in_talk_is_busy(line: Line) -> None:
+    _, _, id, _, _ = await line.talks()
+    offer = await line.offer(id, 2)
+    await line.until("ChannelDestroyed", offer)
+    assert line.story(offer)[-1] == "ChannelDestroyed offer-2 cause=17 tech_cause=486"
+
+
+async def test_an_agent_does_not_answer_in_time(line: Line) -> None:
+    _, id = await line.is_through()
+    agent = await line.agent()
+    offer = await line.offer(id, timeout=1)
+    call = await agent.rings()
+    await line.until("ChannelDestroyed", offer)
+    assert line.story(offer)[-1] == "ChannelDestroyed offer-1 cause=19 tech_cause=480"
+    assert not line.told("ChannelHangupRequest", offer)
+    assert [event["dialstatus"] for event in line.told("Dial", offer)] == ["", "RINGING"]
+    await call.ended()
+    assert call.hung_up_by == "them"
+    assert call.code == 487
+
+
+async def test_an_offer_is_taken_back(line: Line) -> None:
+    _, id = await line.is_through()
+    agent = await line.agent()
+    offer = await line.offer(id)
+    call = await agent.rings()
+    await line.until("ChannelStateChange", offer, state="Ringing")
+    await line.client.channels.hangup(channelId=offer)
+    await line.until("ChannelDestroyed", offer)
+    assert line.story(offer)[-3:] == [
+        "ChannelHangupRequest offer-1 cause=32 soft=True",
+        "Dial offer-1 dialstatus=NOANSWER",
+        "ChannelDestroyed offer-1 cause=16",
+    ]
+    await call.ended()
+    assert call.hung_up_by == "them"
+
+
+async def test_a_phone_that_is_not_registered_cannot_be_allocated(line: Line) -> None:
+    _, id = await line.is_through()
+    agent = await line.agent()
+    await agent.unregister()
+    assert await status(line.offer(id)) == 500
+    assert await status(line.offer(id, number="699")) == 500
+    await agent.register()
+    await line.offer(id)
+    await agent.rings()
+
+
+async def test_a_name_taken_makes_later_failures_look_alike(line: Line) -> None:
+    _, id = await line.is_through()
+    agent = await line.agent()
+    await line.offer(id)
+    await agent.rings()
+    assert await status(line.offer(id)) == 409
+    assert await status(line.offer(id, 2, number="602")) == 409
+
+
+async def test_an_agent_who_hangs_up_before_the_bridge(line: Line) -> None:
+    _, id = await line.is_through()
+    agent = await line.agent()
+    offer = await line.offer(id)
+    call = await agent.rings()
+    await call.picks_up()
+    await line.until("StasisStart", offer)
+    call.hang_up()
+    await line.until("ChannelDestroyed", offer)
+    assert line.story(offer)[-3:] == [
+        "ChannelHangupRequest offer-1",
+        "StasisEnd offer-1",
+        "ChannelDestroyed offer-1 cause=0",
+    ]
+
+
+# Bridges
+
+
+async def test_a_bridge_name_is_given_once(line: Line) -> None:
+    _, id = await line.is_through()
+    await line.client.bridges.create(type="mixing,dtmf_events", bridgeId=f"{id}~bridge", name="talk")
+    again = line.client.bridges.create(type="mixing,dtmf_events", bridgeId=f"{id}~bridge", name="talk")
+    assert await status(again) == 409
+
+
+async def test_joining_and_leaving_a_bridge(line: Line) -> None:
+    _, _, id, offer, bridge = await line.talks()
+    assert set((await line.client.bridges.get(bridgeId=bridge)).channels) == {id, offer}
+    assert list((await line.client.snapshot()).application.bridge_ids) == [bridge]
+    await line.client.bridges.addChannel(bridgeId=bridge, channel=id)
+    await line.client.bridges.removeChannel(bridgeId=bridge, channel=id)
+    await line.client.bridges.addChannel(bridgeId=bridge, channel=id)
+    assert [entry for entry in line.story(id) if "Bridge" in entry] == [
+        "ChannelEnteredBridge",
+        "ChannelLeftBridge",
+        "ChannelEnteredBridge",
+        "ChannelLeftBridge",
+        "ChannelEnteredBridge",
+    ]
+
+
+async def test_what_cannot_be_done_with_a_bridge(line: Line) -> None:
+    _, id = await line.is_through()
+    bridge = f"{id}~bridge"
+    await line.client.bridges.create(type="mixing,dtmf_events", bridgeId=bridge, name="talk")
+    assert await status(line.client.bridges.addChannel(bridgeId=bridge, channel="nobody")) == 400
+    assert await status(line.client.bridges.removeChannel(bridgeId=bridge, channel=id)) == 422
+    assert await status(line.client.bridges.addChannel(bridgeId="none", channel=id)) == 404
+    assert await status(line.client.bridges.get(bridgeId="none")) == 404
+    assert await status(line.client.bridges.destroy(bridgeId="none")) == 404
+
+
+async def test_a_prompt_in_the_bridge_is_heard_by_both_and_blocks_nothing(line: Line) -> None:
+    caller, agent, id, _, bridge = await line.talks()
+    play = f"{id}~play-1"
+    await line.client.bridges.play(bridgeId=bridge, media=media(HELLO), playbackId=play)
+    await line.until("PlaybackStarted", play)
+    await line.client.channels.setChannelVar(channelId=id, variable="X", value="1")
+    assert not line.told("PlaybackFinished", play)
+    await line.until("PlaybackFinished", play, state="done")
+    await caller.hears(HELLO)
+    await agent.hears(HELLO)
+
+
+async def test_prompts_in_a_bridge_queue_and_can_be_stopped(line: Line) -> None:
+    _, _, id, _, bridge = await line.talks()
+    for n in (1, 2):
+        await line.client.bridges.play(bridgeId=bridge, media=media(HELLO), playbackId=f"{id}~play-{n}")
+    await line.until("PlaybackStarted", f"{id}~play-1")
+    for n in (1, 2):
+        await line.client.playbacks.stop(playbackId=f"{id}~play-{n}")
+    await line.until("PlaybackFinished", f"{id}~play-2")
+    assert is_subsequence(["PlaybackStarted play-1 state=playing", "PlaybackFinished play-1 state=done"], line.story())
+
+
+async def test_a_bridge_without_members_tells_nothing_of_its_prompts(line: Line) -> None:
+    _, id = await line.is_through()
+    bridge = f"{id}~bridge"
+    await line.client.bridges.create(type="mixing,dtmf_events", bridgeId=bridge, name="talk")
+    await line.client.bridges.play(bridgeId=bridge, media=media(PAUSED), playbackId=f"{id}~play-1")
+    await asyncio.sleep(2.2)
+    assert line.story() == ["StasisStart", "ChannelStateChange state=Up"]
+
+
+async def test_while_a_bridge_plays_its_announcer_is_not_among_the_channels(line: Line) -> None:
+    _, _, id, offer, bridge = await line.talks()
+    await line.client.bridges.play(bridgeId=bridge, media=media(HELLO), playbackId=f"{id}~play-1")
+    await line.until("PlaybackStarted", f"{id}~play-1")
+    assert {channel.id for channel in await line.client.channels.list()} == {id, offer}
+    assert set((await line.client.bridges.get(bridgeId=bridge)).channels) == {id, offer}
+
+
+async def test_a_whisper_is_heard_by_the_agent_alone(line: Line) -> None:
+    caller, agent, _, offer, _ = await line.talks()
+    await line.play(offer, HELLO)
+    await agent.hears(HELLO)
+    assert not await caller.transcript([HELLO])
+
+
+async def test_the_sides_of_a_bridge_hear_each_other(line: Line) -> None:
+    caller, agent, _, _, _ = await line.talks()
+    await asyncio.sleep(0.3)
+    await agent.says(AUDIO / f"{READY}.alaw")
+    await caller.hears(READY)
+    await caller.says(AUDIO / f"{PAUSED}.alaw")
+    await agent.hears(PAUSED)
+
+
+async def test_an_agent_who_hangs_up_first_leaves_the_caller_in_the_bridge(line: Line) -> None:
+    _, agent, id, offer, bridge = await line.talks()
+    agent.hang_up()
+    await line.until("ChannelDestroyed", offer)
+    assert line.story(offer)[-4:] == [
+        "ChannelHangupRequest offer-1",
+        "ChannelLeftBridge offer-1",
+        "StasisEnd offer-1",
+        "ChannelDestroyed offer-1 cause=16",
+    ]
+    assert list((await line.client.bridges.get(bridgeId=bridge)).channels) == [id]
+
+
+async def test_a_caller_who_hangs_up_first_leaves_agent_and_bridge_as_ghosts(line: Line) -> None:
+    caller, agent, id, offer, bridge = await line.talks()
+    await line.client.follow(id)
+    caller.hang_up()
+    await line.until("ChannelDestroyed", id)
+    assert line.story(id)[-5:] == [
+        "ChannelHangupRequest",
+        "ChannelLeftBridge",
+        "StasisEnd",
+        "ChannelHangupRequest cause=16 soft=True",
+        "ChannelDestroyed cause=16",
+    ]
+    snapshot = await line.client.snapshot()
+    assert [channel.id for channel in snapshot.channels] == [offer]
+    assert [held.id for held in snapshot.bridges] == [bridge]
+    assert agent.ended_at is None
+
+
+async def test_a_bridge_taken_away_leaves_its_channels(line: Line) -> None:
+    _, _, id, offer, bridge = await line.talks()
+    await line.client.bridges.destroy(bridgeId=bridge)
+    await line.until("ChannelLeftBridge", id)
+    await line.until("ChannelLeftBridge", offer)
+    # BridgeDestroyed comes or not: the last one to leave takes the subscription along.
+    assert {channel.id for channel in await line.client.channels.list()} == {id, offer}
+    assert await status(line.client.bridges.get(bridgeId=bridge)) == 404
+
+
+async def test_a_prompt_dies_silently_with_its_bridge(line: Line) -> None:
+    _, _, id, _, bridge = await line.talks()
+    await line.client.bridges.play(bridgeId=bridge, media=media(HELLO), playbackId=f"{id}~play-1")
+    await line.until("PlaybackStarted", f"{id}~play-1")
+    await line.client.bridges.destroy(bridgeId=bridge)
+    await asyncio.sleep(3.5)
+    assert not line.told("PlaybackFinished", f"{id}~play-1")
+
+
+async def test_joining_a_bridge_waits_for_the_prompt(line: Line) -> None:
+    _, id = await line.is_through()
+    await line.client.bridges.create(type="mixing,dtmf_events", bridgeId=f"{id}~bridge", name="talk")
+    await line.play(id, PAUSED)
+    await line.client.bridges.addChannel(bridgeId=f"{id}~bridge", channel=id)
+    assert is_subsequence(["PlaybackFinished play-1 state=done", "ChannelEnteredBridge"], line.story())
+
+
+# Music
+
+
+async def test_music_plays_until_stopped(line: Line) -> None:
+    caller, id = await line.is_through()
+    await line.client.channels.startMoh(channelId=id, mohClass="sanling")
+    await caller.hears("hold-music")
+    await line.client.channels.stopMoh(channelId=id)
+    await line.client.channels.stopMoh(channelId=id)
+    await asyncio.sleep(1)
+    heard = await caller.transcript(["hold-music"])
+    await asyncio.sleep(3)
+    assert len(await caller.transcript(["hold-music"])) == len(heard) == 1
+    assert line.story() == ["StasisStart", "ChannelStateChange state=Up"]
+
+
+async def test_a_prompt_ends_the_music_for_good(line: Line) -> None:
+    caller, id = await line.is_through()
+    await line.client.channels.startMoh(channelId=id, mohClass="sanling")
+    await caller.hears("hold-music")
+    play = await line.play(id, HELLO)
+    await caller.hears(HELLO)
+    await line.until("PlaybackFinished", play)
+    await asyncio.sleep(3)
+    assert len(await caller.transcript(["hold-music"])) == 1
+    await line.client.channels.startMoh(channelId=id, mohClass="sanling")
+    await caller.hears("hold-music")
+
+
+async def test_music_goes_on_in_a_bridge_and_drowns_what_is_said_there(line: Line) -> None:
+    caller, id = await line.is_through()
+    await line.client.channels.startMoh(channelId=id, mohClass="sanling")
+    await line.client.bridges.create(type="mixing,dtmf_events", bridgeId=f"{id}~bridge", name="talk")
+    agent = await line.agent()
+    offer = await line.offer(id)
+    call = await agent.rings()
+    await call.picks_up()
+    await line.until("StasisStart", offer)
+    await line.client.bridges.addChannel(bridgeId=f"{id}~bridge", channel=[id, offer])
+    await asyncio.sleep(0.3)
+    await call.says(AUDIO / f"{HELLO}.alaw")
+    await line.client.channels.stopMoh(channelId=id)
+    await asyncio.sleep(0.3)
+    await call.says(AUDIO / f"{READY}.alaw")
+    await caller.hears(READY)
+    assert [heard.prompt for heard in await caller.transcript([HELLO, READY, "hold-music"])] == [
+        "hold-music",
+        READY,
+    ]
+
+
+async def test_music_of_a_class_that_does_not_exist_is_not_refused(line: Line) -> None:
+    _, id = await line.is_through()
+    assert await status(line.client.channels.startMoh(channelId=id, mohClass="nowhere")) == 0
+
+
+# The dialplan
+
+
+async def test_a_second_look_up_comes_back_with_the_same_channel(line: Line) -> None:
+    _, id = await line.is_through()
+    keyed = {"SANLING_KEYED_ROLE": "party", "SANLING_KEYED_NUMBER": "15400001234"}
+    await line.client.channels.setChannelVars(channelId=id, variables=keyed)
+    await line.client.channels.continueInDialplan(channelId=id, context="case-context", extension="s", priority=1)
+    await line.until("StasisStart", id, times=2)
+    assert line.story(id)[2:] == ["StasisEnd", "StasisStart"]
+    assert line.told("StasisStart", id)[1]["args"] == ["context"]
+    value = await line.client.channels.getChannelVar(channelId=id, variable="SANLING_CONTEXT")
+    assert value.value == "unavailable"
+
+
+async def test_leaving_for_the_dialplan_waits_for_the_prompt(line: Line) -> None:
+    _, id = await line.is_through()
+    play = await line.play(id, PAUSED)
+    await line.client.channels.continueInDialplan(channelId=id, context="case-context", extension="s", priority=1)
+    assert not line.told("PlaybackFinished", play)
+    await line.until("StasisStart", id, times=2)
+    assert is_subsequence(["PlaybackFinished play-1 state=done", "StasisEnd", "StasisStart"], line.story())
+
+
+async def test_a_call_given_up_is_apologised_to_and_leaves_a_number(line: Line) -> None:
+    caller, id = await line.is_through()
+    await line.client.channels.continueInDialplan(channelId=id, context="fallback", extension="s", priority=1)
+    await caller.hears("fallback-sorry")
+    await caller.hears("fallback-leave-number")
+    await caller.keys("15400009999#")
+    await caller.hears("fallback-noted")
+    await caller.ended()
+    assert caller.hung_up_by == "them"
+    note = (line.spool / "callbacks" / f"{id}.txt").read_text(encoding="ascii")
+    assert note.split()[1:] == ["15400009999", "15400001234"]
+    assert await status(line.client.channels.get(channelId=id)) == 404
+
+
+async def test_a_context_that_does_not_exist_drops_the_call(line: Line) -> None:
+    caller, id = await line.is_through()
+    await line.client.follow(id)
+    await line.client.channels.continueInDialplan(channelId=id, context="nowhere", extension="s", priority=1)
+    await line.until("ChannelDestroyed", id)
+    await caller.ended()
+    assert caller.hung_up_by == "them"
+
+
+async def test_feature_codes_of_agents_arrive(line: Line) -> None:
+    agent = await line.agent()
+    call = await agent.dials("*111234", line.at)
+    arrival = await asyncio.wait_for(line.client.arrivals.get(), 5)
+    assert arrival.event.args == ("feature", "*111234")
+    assert arrival.event.channel.caller.number == "601"
+    await line.client.channels.answer(channelId=arrival.event.channel.id)
+    await call.answered()
+    await line.play(arrival.event.channel.id, "agent-signed-in")
+    await call.hears("agent-signed-in")
+
+
+async def test_agents_cannot_dial_out(line: Line) -> None:
+    agent = await line.agent()
+    call = await agent.dials("15400001234", line.at)
+    with pytest.raises(Refused):
+        await call.answered()
+    assert call.code == 404
+
+
+# The controller away
+
+
+async def test_without_a_controller_the_caller_is_apologised_to(line: Line) -> None:
+    await line.leave()
+    await asyncio.sleep(0.2)
+    caller = await line.phones.caller("15400001234").dials("12368", line.at)
+    await caller.hears("fallback-sorry")
+    await caller.hears("fallback-leave-number")
+    caller.hang_up()
+    agent = await line.agent()
+    call = await agent.dials("*11", line.at)
+    await call.hears("fallback-agent")
+    await call.ended()
+
+
+async def test_calls_outlive_the_controller_and_nothing_is_replayed(line: Line) -> None:
+    caller, agent, id, offer, bridge = await line.talks()
+    await line.leave()
+    await asyncio.sleep(0.2)
+    await caller.keys("1")
+    assert (caller.ended_at, agent.ended_at) == (None, None)
+    await line.connect()
+    up = await asyncio.wait_for(line.client.links.get(), 5)
+    assert set(up.snapshot.application.channel_ids) == {id, offer}
+    assert list(up.snapshot.application.bridge_ids) == [bridge]
+    assert set(up.snapshot.bridges[0].channels) == {id, offer}
+    assert line.tap.events == []
+    await caller.keys("2")
+    await line.until("ChannelDtmfReceived", id)
+    assert [event["digit"] for event in line.told("ChannelDtmfReceived", id)] == ["2"]
+
+
+async def test_every_call_leaves_a_recording(line: Line) -> None:
+    caller, id = await line.is_through()
+    await line.play(id, PAUSED)
+    await caller.hears(PAUSED)
+    caller.hang_up()
+    await line.until("StasisEnd", id)
+    done = line.spool / "monitor" / f"{id}.done"
+    async with asyncio.timeout(5):
+        while not done.exists():  # noqa: ASYNC110 - a file, not an event
+            await asyncio.sleep(0.05)
+    assert done.with_suffix(".raw").stat().st_size >= 8000 * 4
+
+
+async def test_a_phone_that_nobody_calls_does_not_ring(line: Line) -> None:
+    agent = await line.agent()
+    with pytest.raises(TooLate):
+        await agent.rings(0.5)
