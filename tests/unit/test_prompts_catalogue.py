@@ -177,11 +177,11 @@ class TestHoldMusic:
     def test_it_lasts_a_minute(self, samples: npt.NDArray[np.float64]) -> None:
         assert samples.size == 60 * 8000
 
-    def test_no_ten_seconds_repeat_one_another(self, samples: npt.NDArray[np.float64]) -> None:
+    def test_no_part_repeats_another(self, samples: npt.NDArray[np.float64]) -> None:
         spectrum = np.fft.rfft(samples, 2 * samples.size)
         likeness = np.fft.irfft(np.abs(spectrum) ** 2)[: samples.size]
         likeness = likeness / likeness[0]
-        assert np.abs(likeness[4000:80000]).max() < 0.5
+        assert np.abs(likeness[4000:]).max() < 0.2
 
     def test_its_end_runs_into_its_beginning(self, samples: npt.NDArray[np.float64]) -> None:
         steps = np.abs(np.diff(np.concatenate([samples[-80:], samples[:80]])))
