@@ -217,6 +217,7 @@ class Handset:
             account.regConfig.timeoutSec = 600
             account.regConfig.retryIntervalSec = 0
             account.regConfig.registerOnAdd = False
+        if user:
             account.sipConfig.authCreds.append(pj.AuthCredInfo("digest", "*", user, 0, password))
         self._lines[line] = Line(self, line)
         self._lines[line].create(account)

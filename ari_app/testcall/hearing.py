@@ -6,7 +6,8 @@ prompt cut short is noticed. Each block is looked for within ±0.25 s of where i
 normalised by the energy on the spot: 1 is the very same sound, wrong speech stays near 0.3. A prompt's score is the
 mean of its blocks, its share the part of blocks above 0.5.
 
-Where to look is found first at 2 kHz: the strongest block of each fifth of the prompt votes for a start.
+Where to look is found first at 2 kHz: its first two blocks and the strongest of every 0.8 s after them vote for
+a start.
 
 Prompts that differ in one word (``position-3``, ``position-4``) sound alike but for that word. They are told apart by
 the blocks in which the two recordings differ, each block weighing as much as it differs; two recordings that do not
@@ -53,8 +54,10 @@ _COARSE_RATE = RATE // _DOWN
 _COARSE_BLOCK = BLOCK // _DOWN
 _FFT = 4096
 _BIN = _COARSE_RATE // 10
-_VOTERS = 5
+_VOTER_EVERY_S = 0.8
 _VOTE_PASSES = 0.5
+_VOTE_OF_TWO = 0.15
+"""What two voters alone must have more: the others may have been cut off."""
 _MOST_HITS = 12
 
 # Music is heard in windows.
@@ -141,10 +144,10 @@ def read_sound(path: Path) -> Samples:
 
 
 class PromptSounds(Mapping[str, Samples]):
-    """The prompts in a folder, by id, each read when first asked for."""
+    """The prompts in a folder and the folders in it, by id, each read when first asked for."""
 
-    def __init__(self, folder: Path, suffixes: Sequence[str] = (".alaw", ".al", ".wav")) -> None:
-        self._files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in suffixes}
+    def __init__(self, folder: Path, suffix: str = ".alaw") -> None:
+        self._files = {path.stem: path for path in sorted(folder.rglob(f"*{suffix}"))}
         self._read: dict[str, Samples] = {}
 
     def __getitem__(self, prompt: str) -> Samples:
@@ -299,13 +302,17 @@ class _Template:
         self.length = len(samples)
         last = end - BLOCK
         self.blocks = _Blocks(samples, self._worth_hearing([*range(begin, last - BLOCK // 4, BLOCK), last]))
-        coarse = _coarse(samples)
-        self.voters: list[tuple[int, NDArray[np.complex64]]] = []
-        starts = range(begin // _DOWN, max(end // _DOWN - _COARSE_BLOCK, begin // _DOWN) + 1, _COARSE_BLOCK // 4)
-        energy = [float(np.sum(coarse[a : a + _COARSE_BLOCK] ** 2)) for a in starts]
-        for part in np.array_split(np.arange(len(starts)), min(_VOTERS, len(starts))):
-            best = starts[max(part, key=lambda i: energy[i])]
-            self.voters.append((best, _unit_spectrum(coarse[best : best + _COARSE_BLOCK])))
+        self.voters = self._voters(_coarse(samples))
+
+    def _voters(self, coarse: Samples) -> list[tuple[int, NDArray[np.complex64]]]:
+        """Its first two blocks, so that it is found though cut off early, and the strongest of each stretch after."""
+        first, last = self.begin // _DOWN, max(self.end // _DOWN - _COARSE_BLOCK, self.begin // _DOWN)
+        places = [place for place in (first, first + _COARSE_BLOCK) if place <= last]
+        rest = range(first + 2 * _COARSE_BLOCK, last + 1, _COARSE_BLOCK // 4)
+        stretches = max(1, round(len(rest) * 0.1 / _VOTER_EVERY_S))
+        for stretch in np.array_split(np.array(rest), stretches) if len(rest) else []:
+            places.append(max(stretch, key=lambda a: float(np.sum(coarse[a : a + _COARSE_BLOCK] ** 2))))
+        return [(place, _unit_spectrum(coarse[place : place + _COARSE_BLOCK])) for place in places]
 
     def _worth_hearing(self, starts: Sequence[int]) -> list[int]:
         """Without the pauses: a block must have a twentieth of the usual energy."""
@@ -348,7 +355,7 @@ class _Listening:
         near = np.pad(votes, ((0, 0), (1, 1)))
         near = np.maximum(np.maximum(near[:, :-2], near[:, 1:-1]), near[:, 2:])
         ranked = np.sort(near, axis=0)[::-1]
-        tally = np.maximum(near.mean(axis=0), ranked[:2].mean(axis=0) - 0.25)
+        tally = np.maximum(near.mean(axis=0), ranked[:2].mean(axis=0) - _VOTE_OF_TWO)
         hits: list[int] = []
         for place in np.argsort(-tally):
             if tally[place] < _VOTE_PASSES or len(hits) == _MOST_HITS:
@@ -396,7 +403,7 @@ class Ear:
         whole = [heard for heard in found if heard.whole or prompt in self._loops]
         best = min(whole, key=lambda h: h.at_s) if whole else max(found, key=_weight)
         if prompt not in self._loops:
-            rivals = {*self._one_word_apart(prompt), *against} - {prompt}
+            rivals = {*self.one_word_apart(prompt), *against} - {prompt}
             best = self._against(listening, best, rivals)
         return _later(best, skipped / RATE)
 
@@ -450,7 +457,8 @@ class Ear:
         counted = scores if not cut else scores[: last + 1]
         return Heard(prompt, at / RATE, until / RATE, float(np.mean(counted)), float(np.mean(heard)), cut)
 
-    def _one_word_apart(self, prompt: str) -> list[str]:
+    def one_word_apart(self, prompt: str) -> list[str]:
+        """Prompts whose ids differ from this one in a single word: they may well sound alike."""
         words = prompt.split("-")
         return [
             other

@@ -360,7 +360,7 @@ class Call:
             sound = self.heard
             if sound.seconds - begin_s > (LEAST_HEARD_S if partly else length_s - LISTEN_EVERY_S) or over:
                 found = await asyncio.to_thread(ear.judge, sound.samples, prompt, from_s=searched_s)
-                if found.whole or (partly and found.partly and found.over_by(sound.seconds)):
+                if found.whole or (partly and found.partly and (over or found.over_by(sound.seconds))):
                     self._heard_until_s = found.until_s
                     return found
                 if best is None or found.score > best.score:
@@ -398,7 +398,7 @@ class Call:
         words = text.partition("\r\n")[0].split(" ", 2)
         if words[0] != "SIP/2.0":
             self.signals.append(Signal(0, words[0], at))
-        elif self.answered_at is None and "INVITE" in _headers(text).get("cseq", ""):
+        elif "INVITE" in _headers(text).get("cseq", "") and not any(signal.code >= 200 for signal in self.signals):
             code = int(words[1])
             self.signals.append(Signal(code, words[2] if len(words) > 2 else "", at))
             if code == 180 and self.rang_at is None:
@@ -446,6 +446,7 @@ class Phone:
         self._uri = uri
         self._handset: _Handset | None = None
         self._line = ""
+        self._account = ("", "")
         self._code = 0
         self._bell = _Bell()
         self._offers: asyncio.Queue[Call] = asyncio.Queue()
@@ -477,7 +478,7 @@ class Phone:
         """Call `number` at an exchange (``host:port``; an agent's own registrar by default)."""
         held = self._handset  # a caller's phone takes a seat for the time of the call
         seat = held or await self.phones._seat(1)
-        line = self._line or self.phones._shared_line(seat, self.address)
+        line = self._line or self.phones._shared_line(seat, self.address, self._account)
         call = Call(self, seat, self.phones._name("call"))
         self.calls.append(call)
         if held is None:
@@ -535,7 +536,7 @@ class _Handset:
         """Seats held by agents' phones and by callers in a call."""
         self.calls: dict[str, Call] = {}
         self.phones: dict[str, Phone] = {}
-        self.shared: dict[str, str] = {}
+        self.shared: dict[tuple[str, str, str], str] = {}
         """The line that all callers from one address share."""
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._reader = asyncio.create_task(self._reads(), name="test phones")
@@ -667,14 +668,17 @@ class Phones:
         await phone.register()
         return phone
 
-    def caller(self, from_: str, *, display: str = "", address: str = "") -> Phone:
+    def caller(self, from_: str, *, display: str = "", address: str = "", account: tuple[str, str] = ("", "")) -> Phone:
         """A phone that calls in as number `from_` without registering: from a trunk, if `address` is the trunk's.
 
-        `display` may hold any character that SIP can carry.
+        `display` may hold any character that SIP can carry; `account` is the user and password of a trunk that asks
+        for digest authentication.
         """
         name = '"' + re.sub(r'(["\\])', r"\\\1", display) + '" ' if display else ""
         uri = f"{name}<sip:{quote(from_, safe=_USER_CHARACTERS)}@{address or self.bind}>"
-        return Phone(self, from_, address or self.bind, uri)
+        phone = Phone(self, from_, address or self.bind, uri)
+        phone._account = account
+        return phone
 
     async def _seat(self, wanted: int) -> _Handset:
         """A handset with `wanted` seats left."""
@@ -685,11 +689,12 @@ class Phones:
             self._handsets.append(await _Handset.starts(self._tapes, self._name("handset")))
             return self._handsets[-1]
 
-    def _shared_line(self, handset: _Handset, address: str) -> str:
-        if address not in handset.shared:
-            handset.shared[address] = self._name("line")
-            self._new_line(handset, handset.shared[address], f"<sip:{address}>", address, ("", "", ""))
-        return handset.shared[address]
+    def _shared_line(self, handset: _Handset, address: str, account: tuple[str, str]) -> str:
+        key = (address, *account)
+        if key not in handset.shared:
+            handset.shared[key] = self._name("line")
+            self._new_line(handset, handset.shared[key], f"<sip:{address}>", address, ("", *account))
+        return handset.shared[key]
 
     def _new_line(self, handset: _Handset, line: str, uri: str, address: str, account: tuple[str, str, str]) -> None:
         registrar, user, password = account

@@ -1,0 +1,104 @@
+"""A small exchange for the test phones themselves: the hotline's Asterisk, with a few numbers of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from pathlib import Path
+from typing import Self
+
+from ari_app.instance import AgentAccount, Instance
+from ari_app.settings import load
+from ari_app.testcall.hearing import Ear, PromptSounds
+from ari_app.testcall.phone import Call, Phone, Phones
+
+DIALPLAN = """
+[inbound](+)
+exten => prompts,1,Ringing()
+ same => n,Wait(1)
+ same => n,Answer()
+ same => n,Playback(${PROMPTS}/opening)
+ same => n,Wait(0.4)
+ same => n,Playback(${PROMPTS}/ask-role)
+ same => n,Wait(0.3)
+ same => n,Hangup()
+exten => cut,1,Answer()
+ same => n,Set(TIMEOUT(absolute)=3)
+ same => n,Playback(${PROMPTS}/ask-need)
+exten => digits,1,Answer()
+ same => n,Read(KEYED,,20,,1,20)
+ same => n,Set(FILE(${SPOOL}/keyed-${CALLERID(num)}.txt,,,l,u)=${KEYED})
+ same => n,Hangup()
+exten => music,1,Answer()
+ same => n,MusicOnHold(sanling,6)
+ same => n,Playback(${PROMPTS}/closing)
+ same => n,Hangup()
+exten => _6XX,1,Dial(PJSIP/${EXTEN},20)
+ same => n,Hangup()
+[agents](+)
+exten => closing,1,Answer()
+ same => n,Playback(${PROMPTS}/closing)
+ same => n,Hangup()
+"""
+MODULES = "load = app_dial.so\n"
+
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_networks = (f"127.0.56.{16 + _worker * 24 + 4 * (n % 6)}" for n in itertools.count())
+
+
+class PhoneExchange:
+    """Starts for one test and ends with it: Asterisk, and phones around it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.address = next(_networks)
+        front, _, last = self.address.rpartition(".")
+        self.agents_at, self.callers_at = f"{front}.{int(last) + 1}", f"{front}.{int(last) + 2}"
+        settings = load(
+            environment={},
+            instance="phones",
+            address=self.address,
+            var_dir=str(folder),
+            trunk={"addresses": [self.callers_at]},
+        )
+        self.instance = Instance(settings)
+        self.at = f"{self.address}:{settings.sip_port}"
+        self.phones = Phones(self.agents_at, ear=Ear(PromptSounds(settings.prompts)))
+
+    async def __aenter__(self) -> Self:
+        self.instance.prepare([AgentAccount(n, _ha1(n)) for n in ("601", "602", "603")])
+        etc = self.instance.settings.run_dir / "etc"
+        for name, more in (("extensions.conf", DIALPLAN), ("modules.conf", MODULES)):
+            with (etc / name).open("a", encoding="utf-8") as file:
+                file.write(more)
+        await self.instance.start_asterisk()
+        try:
+            await self.phones.__aenter__()
+        except BaseException:
+            await self.instance.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.phones.__aexit__(None, None, None)
+        await self.instance.stop()
+
+    async def agent(self, number: str, *, lines: int = 1) -> Phone:
+        return await self.phones.agent(number, _password(number), registrar=self.at, lines=lines)
+
+    def caller(self, number: str = "15400001234", *, display: str = "") -> Phone:
+        return self.phones.caller(number, display=display, address=self.callers_at)
+
+    async def call(self, dialled: str, *, from_: str = "15400001234", display: str = "") -> Call:
+        return await self.caller(from_, display=display).dials(dialled, at=self.at)
+
+    def keyed(self, number: str) -> str:
+        return (self.instance.settings.spool_dir / f"keyed-{number}.txt").read_text(encoding="utf-8").strip()
+
+
+def _password(number: str) -> str:
+    return f"secret-of-{number}"
+
+
+def _ha1(number: str) -> str:
+    return hashlib.md5(f"{number}:sanling:{_password(number)}".encode()).hexdigest()  # noqa: S324
