@@ -113,7 +113,7 @@ class Line:
         await caller.answered()
         return caller, id
 
-    async def offer(self, id: str, n: int = 1, *, timeout: int = 10, number: str = "601") -> str:
+    async def offer(self, id: str, n: int = 1, *, ring_s: int = 10, number: str = "601") -> str:
         """Ring the agent's phone for a call; gives the new channel's id."""
         offer = f"{id}~offer-{n}"
         await self.client.channels.originate(
@@ -122,7 +122,7 @@ class Line:
             app="sanling",
             appArgs=f"offer,{id},{n}",
             callerId='"party, verified" <15400001234>',
-            timeout=timeout,
+            timeout=ring_s,
         )
         return offer
 

@@ -4,9 +4,11 @@ Where the two differ the fake is wrong. Times are never compared, orders and out
 """
 
 import asyncio
+from typing import Any
 
 import pytest
 
+from ari_app.ari import LinkUp
 from ari_app.ari.model import instant
 from ari_app.testcall.phone import Refused, TooLate
 from tests.contract.line import AUDIO, HELLO, PAUSED, READY, Line, media, status
@@ -246,7 +248,8 @@ async def test_we_hang_up(line: Line) -> None:
 
 async def test_a_reason_for_hanging_up_that_does_not_exist(line: Line) -> None:
     _, id = await line.is_through()
-    assert await status(line.client.channels.hangup(channelId=id, reason="bored")) == 400
+    bored: Any = "bored"
+    assert await status(line.client.channels.hangup(channelId=id, reason=bored)) == 400
 
 
 # Offers to agents
@@ -305,7 +308,7 @@ async def test_an_agent_in_talk_is_busy(line: Line) -> None:
 async def test_an_agent_does_not_answer_in_time(line: Line) -> None:
     _, id = await line.is_through()
     agent = await line.agent()
-    offer = await line.offer(id, timeout=1)
+    offer = await line.offer(id, ring_s=1)
     call = await agent.rings()
     await line.until("ChannelDestroyed", offer)
     assert line.story(offer)[-1] == "ChannelDestroyed offer-1 cause=19 tech_cause=480"
@@ -667,6 +670,7 @@ async def test_calls_outlive_the_controller_and_nothing_is_replayed(line: Line) 
     assert (caller.ended_at, agent.ended_at) == (None, None)
     await line.connect()
     up = await asyncio.wait_for(line.client.links.get(), 5)
+    assert isinstance(up, LinkUp)
     assert set(up.snapshot.application.channel_ids) == {id, offer}
     assert list(up.snapshot.application.bridge_ids) == [bridge]
     assert set(up.snapshot.bridges[0].channels) == {id, offer}

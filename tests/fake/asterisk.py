@@ -30,7 +30,7 @@ from urllib.parse import unquote
 
 from ari_app.ari.errors import ApplicationReplaced, RequestTimeout, Unreachable
 from ari_app.ari.wire import Link, Response
-from tests.fake.exchange import NO_ANSWER, NORMAL_CLEARING, REFUSALS, Bridge, Channel, Exchange, Playback
+from tests.fake.exchange import NO_ANSWER, NORMAL_CLEARING, REFUSALS, Bridge, Channel, Exchange, Playback, prompt_of
 from tests.fake.phones import INVITE_TO_RING_S, FakePhone, FakePhones
 
 CHANNELVARS = ("SANLING_CONTEXT", "SANLING_ROLE", "SANLING_CASES", "SANLING_MILESTONE", "SANLING_NEXT")
@@ -90,7 +90,7 @@ def seconds_each(seconds: float, **exceptions: float | None) -> Lengths:
     def length(media: str) -> float | None:
         if media.startswith("tone:"):
             return float("inf")
-        return named.get(media.rpartition("/")[2], seconds) if media.startswith("sound:") else float("inf")
+        return named.get(prompt_of(media), seconds) if media.startswith("sound:") else float("inf")
 
     return length
 

@@ -517,4 +517,4 @@ class Exchange:
 
 def prompt_of(media: str) -> str:
     """The prompt that a media URI names: `sound:/…/prompts/opening` is `opening`."""
-    return media.partition(":")[2].rpartition("/")[2] or media
+    return media.partition(":")[2].rpartition("/")[2]

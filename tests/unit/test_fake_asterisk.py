@@ -1,0 +1,212 @@
+"""What the fake Asterisk can do beyond what it has in common with the real one: trouble to order, and judging."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ari_app.ari import Client, LinkDown, LinkUp
+from ari_app.ari.errors import ApplicationReplaced, NotFound, RequestTimeout, ServerError, Unreachable
+from ari_app.testcall.phone import NotHeard, TooLate
+from tests.fake.asterisk import FakeAsterisk, NotModelled, seconds_each
+
+
+class Hotline:
+    def __init__(self, asterisk: FakeAsterisk, client: Client) -> None:
+        self.asterisk = asterisk
+        self.client = client
+
+    async def answers(self, from_: str = "15400001234") -> tuple[Any, str]:
+        caller = await self.asterisk.phones.caller(from_).dials("12368")
+        id = (await self.client.arrivals.get()).event.channel.id
+        await self.client.channels.answer(channelId=id)
+        return caller, id
+
+
+def case_context(number: str, role: str, case: str, licence: str) -> Mapping[str, str]:
+    if number == "15400009999":
+        raise ConnectionError("the AGI server is away")
+    return {"SANLING_CONTEXT": "ok", "SANLING_ROLE": role or "unknown", "SANLING_CASES": case or "0"}
+
+
+@asynccontextmanager
+async def a_hotline(spool: Path) -> AsyncIterator[Hotline]:
+    lengths = seconds_each(2.0, long=30.0, nothing=None)
+    async with (
+        FakeAsterisk(lengths, case_context=case_context, spool=spool) as asterisk,
+        Client(asterisk) as client,
+    ):
+        await client.links.get()
+        yield Hotline(asterisk, client)
+
+
+@pytest.fixture
+def hotline(tmp_path: Path) -> AbstractAsyncContextManager[Hotline]:
+    return a_hotline(tmp_path)
+
+
+async def test_the_look_up_sets_what_it_finds(hotline: Hotline) -> None:
+    _, id = await hotline.answers()
+    channel = await hotline.client.channels.get(channelId=id)
+    assert channel.channelvars["SANLING_CONTEXT"] == "ok"
+    keyed = {"SANLING_KEYED_ROLE": "party", "SANLING_KEYED_NUMBER": "15400001234", "SANLING_KEYED_CASE": "12345"}
+    await hotline.client.channels.setChannelVars(channelId=id, variables=keyed)
+    await hotline.client.channels.continueInDialplan(channelId=id, context="case-context", extension="s", priority=1)
+    await asyncio.sleep(1)
+    channel = await hotline.client.channels.get(channelId=id)
+    assert channel.channelvars["SANLING_ROLE"] == "party"
+    assert channel.channelvars["SANLING_CASES"] == "12345"
+    assert "SANLING_KEYED_CASE" not in hotline.asterisk.channels[id].variables
+
+
+async def test_a_look_up_that_fails_leaves_the_context_unavailable(hotline: Hotline) -> None:
+    _, id = await hotline.answers("15400009999")
+    channel = await hotline.client.channels.get(channelId=id)
+    assert channel.channelvars["SANLING_CONTEXT"] == "unavailable"
+
+
+async def test_a_link_that_drops_loses_events_and_comes_back_with_a_snapshot(hotline: Hotline) -> None:
+    caller, id = await hotline.answers()
+    hotline.asterisk.drop_link()
+    assert isinstance(await hotline.client.links.get(), LinkDown)
+    with pytest.raises(Unreachable):
+        await hotline.client.channels.get(channelId=id)
+    await caller.keys("5")
+    assert [event["type"] for event in hotline.asterisk.missed] == ["ChannelDtmfReceived"]
+    turned_away = await hotline.asterisk.phones.caller("15400005678").dials("12368")
+    await turned_away.hears("fallback-sorry")
+    hotline.asterisk.restore_link()
+    up = await hotline.client.links.get()
+    assert isinstance(up, LinkUp)
+    assert up.snapshot.application.channel_ids == (id,)
+    assert len(up.snapshot.channels) == 2
+    assert turned_away.channel is not None
+    assert hotline.asterisk.fallbacks == [turned_away.channel.id]
+
+
+async def test_a_request_caught_by_a_breaking_link_is_unreachable(hotline: Hotline) -> None:
+    _, id = await hotline.answers()
+    hotline.asterisk.delays_next("GET", "^channels/", 3.0)
+    asking = asyncio.create_task(hotline.client.channels.get(channelId=id))
+    await asyncio.sleep(1)
+    hotline.asterisk.drop_link()
+    with pytest.raises(Unreachable):
+        await asking
+
+
+async def test_another_client_takes_the_application(tmp_path: Path) -> None:
+    async with FakeAsterisk() as asterisk:
+        running = asyncio.create_task(Client(asterisk).run())
+        await asyncio.sleep(1)
+        asterisk.replace_application()
+        with pytest.raises(ApplicationReplaced):
+            await running
+
+
+async def test_trouble_to_order(hotline: Hotline) -> None:
+    _, id = await hotline.answers()
+    hotline.asterisk.refuses_next("POST", "/play", 500)
+    with pytest.raises(ServerError):
+        await hotline.client.channels.play(channelId=id, media="sound:opening", playbackId=f"{id}~play-1")
+    await hotline.client.channels.play(channelId=id, media="sound:opening", playbackId=f"{id}~play-1")
+    hotline.asterisk.delays_next("DELETE", "^playbacks/", 60)
+    with pytest.raises(RequestTimeout):
+        await hotline.client.playbacks.stop(playbackId=f"{id}~play-1")
+
+
+async def test_a_blocking_verb_given_up_is_done_all_the_same(hotline: Hotline) -> None:
+    _, id = await hotline.answers()
+    await hotline.client.channels.play(channelId=id, media="sound:long", playbackId=f"{id}~play-1")
+    with pytest.raises(RequestTimeout):
+        await hotline.client.channels.setChannelVar(channelId=id, variable="X", value="1")
+    await asyncio.sleep(30)
+    assert hotline.asterisk.channels[id].variables["X"] == "1"
+
+
+async def test_a_blocking_verb_on_the_fast_lane_holds_up_everybody(hotline: Hotline) -> None:
+    _, id = await hotline.answers()
+    _, other = await hotline.answers("15400005678")
+    await hotline.client.channels.play(channelId=id, media="sound:long", playbackId=f"{id}~play-1")
+    wrongly = asyncio.create_task(
+        hotline.asterisk.request("POST", f"channels/{id}/answer", {}, None, blocking=False, timeout_s=60)
+    )
+    await asyncio.sleep(0.1)
+    with pytest.raises(RequestTimeout):
+        await hotline.client.channels.get(channelId=other)
+    assert (await wrongly).status == 204
+
+
+async def test_keys_are_lost_between_two_in_a_plain_mixing_bridge(hotline: Hotline) -> None:
+    """Asterisk may join two SIP legs natively and then sees no keys; the real one here does not load that module."""
+    one, first = await hotline.answers()
+    other, second = await hotline.answers("15400005678")
+    await hotline.client.bridges.create(type="mixing", bridgeId=f"{first}~bridge", name="plain")
+    await hotline.client.bridges.addChannel(bridgeId=f"{first}~bridge", channel=[first, second])
+    await one.keys("7")
+    assert other.digits == "7"
+    assert not [event for event in hotline.asterisk.events if event["type"] == "ChannelDtmfReceived"]
+
+
+async def test_what_is_not_modelled_is_an_error(hotline: Hotline) -> None:
+    _, id = await hotline.answers()
+    with pytest.raises(NotModelled):
+        await hotline.client.channels.hold(channelId=id)
+
+
+async def test_ghosts_are_named(hotline: Hotline) -> None:
+    caller, id = await hotline.answers()
+    await hotline.client.bridges.create(type="mixing,dtmf_events", bridgeId=f"{id}~bridge", name="talk")
+    caller.hang_up()
+    await asyncio.sleep(1)
+    assert hotline.asterisk.ghosts() == [f"{id}~bridge"]
+    with pytest.raises(NotFound):
+        await hotline.client.channels.get(channelId=id)
+
+
+async def test_every_call_leaves_a_recording_of_its_length(hotline: Hotline, tmp_path: Path) -> None:
+    caller, id = await hotline.answers()
+    await asyncio.sleep(10)
+    caller.hang_up()
+    await asyncio.sleep(1)
+    raw = tmp_path / "monitor" / f"{id}.raw"
+    assert raw.with_suffix(".done").exists()
+    assert raw.stat().st_size / 32_000 == pytest.approx(hotline.asterisk.recorded[id], abs=0.01)
+    assert hotline.asterisk.recorded[id] == pytest.approx(10, abs=0.1)
+
+
+async def test_what_was_not_heard_is_told(hotline: Hotline) -> None:
+    caller, id = await hotline.answers()
+    await hotline.client.channels.play(channelId=id, media="sound:opening", playbackId=f"{id}~play-1")
+    await caller.hears("opening")
+    with pytest.raises(NotHeard, match=r"closing within 12 s; heard: .*opening at 0\.00 s"):
+        await caller.hears("closing")
+    with pytest.raises(NotHeard):
+        await caller.hears("opening")
+    caller.hang_up()
+    with pytest.raises(TooLate):
+        await caller.keys("1")
+
+
+async def test_a_prompt_not_begun_in_time_does_not_count(hotline: Hotline) -> None:
+    caller, id = await hotline.answers()
+    hearing = asyncio.create_task(caller.hears("opening", 5.0))
+    await asyncio.sleep(5.5)
+    await hotline.client.channels.play(channelId=id, media="sound:opening", playbackId=f"{id}~play-1")
+    with pytest.raises(NotHeard):
+        await hearing
+
+
+async def test_who_joins_a_bridge_during_a_prompt_has_not_heard_it_whole(hotline: Hotline) -> None:
+    one, first = await hotline.answers()
+    other, second = await hotline.answers("15400005678")
+    bridge = f"{first}~bridge"
+    await hotline.client.bridges.create(type="mixing,dtmf_events", bridgeId=bridge, name="talk")
+    await hotline.client.bridges.addChannel(bridgeId=bridge, channel=first)
+    await hotline.client.bridges.play(bridgeId=bridge, media="sound:disclaimer", playbackId=f"{first}~play-1")
+    await asyncio.sleep(1)
+    await hotline.client.bridges.addChannel(bridgeId=bridge, channel=second)
+    await one.hears("disclaimer")
+    assert not (await other.transcript())[0].whole
