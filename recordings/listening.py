@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pydub import AudioSegment
 
 BITRATE = "32k"
+APART = ["-joint_stereo", "0"]
+"""Each side is encoded by itself; in joint stereo the louder one is heard on the other side too."""
 SILENCE_DBFS = -50.0
 PAUSE_MS = 2000
 """A pause as long as this or longer is shortened to twice the margin."""
@@ -62,7 +64,7 @@ def make_listening_copy(segment: Path, mp3: Path) -> ListeningCopy:
     mp3.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     part = mp3.with_name(f".{mp3.name}.part")
     try:
-        levelled.export(str(part), format="mp3", bitrate=BITRATE).close()
+        levelled.export(str(part), format="mp3", bitrate=BITRATE, parameters=APART).close()
         part.chmod(0o600)
         os.replace(part, mp3)
     except Exception as error:  # pydub raises its own, ffmpeg's and the system's

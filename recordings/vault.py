@@ -177,6 +177,7 @@ class Vault:
         self._retry_s = (first_retry_s, longest_retry_s)
         self._worker = worker or Worker()
         self._own_worker = worker is None
+        self._listener = Worker()  # of its own: a listening copy takes ten times as long as a segment
         self._at_once = asyncio.Semaphore(at_once)
         self._threads = ThreadPoolExecutor(2 * at_once + 1, thread_name_prefix="vault")
         self._failures: dict[str, _Failures] = {}
@@ -196,6 +197,7 @@ class Vault:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._listener.close()
         if self._own_worker:
             await self._worker.close()
         await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
@@ -317,7 +319,7 @@ class Vault:
             return
         mp3 = self._listening / f"{self._key(call_id)}.mp3"
         try:
-            await self._worker.run(listening.make_listening_copy, capture.staged_flac(self._staged, call_id), mp3)
+            await self._listener.run(listening.make_listening_copy, capture.staged_flac(self._staged, call_id), mp3)
         except (listening.Uncopied, WorkerDied, OSError) as error:
             log.warning("no listening copy of call %s: %s", call_id, error)
 

@@ -113,7 +113,7 @@ class Ceph:
             region_name="us-east-1",
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
-            config=Config(s3={"addressing_style": "path"}),
+            config=Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required"),
         )
 
     def gateway_leaves(self) -> None:
