@@ -285,7 +285,7 @@ class Call:
             case events.ChannelDtmfReceived(digit=digit, channel=channel):
                 return await self._key(digit) if channel.id == self.id else self._agent_key(channel.id, digit)
             case events.PlaybackFinished(playback=playback):
-                return self._playback_finished(playback.id, playback.state)
+                return await self._playback_finished(playback.id, playback.state)
             case events.StasisStart(channel=channel, args=args) if channel.id == self.id:
                 return self._context_came(channel) if tuple(args[:1]) == ("context",) else None
             case events.StasisStart(channel=channel):
@@ -317,6 +317,7 @@ class Call:
             return None
         if self.progress.state in QUESTIONS or key in self.pad.choices or key == "0":
             await self._hush()
+            await self._keep_silence()
         self._clear("first-key")
         keyed = self.pad.press(key)
         if keyed is None:
@@ -341,7 +342,7 @@ class Call:
         code = self.agent_keys.press(key)
         return code if isinstance(code, Heard) else None
 
-    def _playback_finished(self, playback: str, state: str) -> Heard | None:
+    async def _playback_finished(self, playback: str, state: str) -> Heard | None:
         if self.whispered is not None and playback == self.whispered.playback:
             self._clear("whisper")
             self._heard_prompts(self.whispered, state == "done")
@@ -352,15 +353,17 @@ class Call:
         if state != "done":  # comes before the hang-up that caused it: wait for that before going on
             self._in("speech", 0.3)
             return None
-        return self._speech_ended(whole=True)
+        return await self._speech_ended(whole=True)
 
-    def _speech_ended(self, whole: bool) -> Heard:
+    async def _speech_ended(self, whole: bool) -> Heard:
         self._clear("speech")
         if self.speech is not None:
             self._heard_prompts(self.speech, whole)
             self.speech = None
         if self.progress.state in QUESTIONS and self.pad is not None and not self.pad.keys:
             self._in("first-key", self.hotline.settings.keypad.first_digit_s)
+        if self.bridge is None:
+            await self._keep_silence()
         return Heard.PROMPT_ENDED
 
     async def _due(self, name: str) -> Heard | None:
@@ -369,7 +372,7 @@ class Call:
             case "first-key" | "next-key" if self.pad is not None:
                 return self._keyed(self.pad.quiet())
             case "speech":
-                return self._speech_ended(whole=False)
+                return await self._speech_ended(whole=False)
             case "whisper":
                 return Heard.WHISPER_ENDED
             case "announce":
@@ -652,8 +655,8 @@ class Call:
                 else:
                     await self._cancel_offer()
                     await self._free_agent()
-        except AriError as error:
-            log.error("call %s: left something behind in Asterisk: %s", self.id, error)
+        except Exception:
+            log.exception("call %s: left something behind", self.id)
         self._write_ending()
 
     def _write_ending(self) -> None:
@@ -751,6 +754,13 @@ class Call:
         if speech is not None:
             self._clear("speech")
             await self._stop_playback(speech)
+
+    async def _keep_silence(self) -> None:
+        """Sends silence until something is played: a caller who keys digits sends no sound, and the recording's clock
+        runs only while sound flows in some direction.
+        """
+        with self._gone_is_hung_up():
+            await self.hotline.client.channels.startSilence(channelId=self.id)
 
     async def _stop_whisper(self) -> None:
         speech, self.whispered = self.whispered, None

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import csv
 import datetime as dt
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,13 +17,13 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from ari_app import doctor as examination
-from ari_app import ledger, prompts, sample, staff, store
+from ari_app import ledger, prompts, staff, store
 from ari_app import settings as house_rules
 from ari_app.ari.errors import AriError
 from ari_app.errors import SanlingError
 from ari_app.flow.manual import manual
+from ari_app.founding import access_file, hand_out, prepare, shown
 from ari_app.instance import Instance, Notice
-from ari_app.prompts import Catalogue
 from ari_app.settings import PROJECT, Settings
 from ari_app.store.models import Agent, Call, Ending
 
@@ -53,48 +51,7 @@ def main() -> None:
 @app.command()
 def setup() -> None:
     """Makes ready all that a hotline needs: Asterisk, secrets, database, sample data. Nothing is overwritten."""
-    prepare(house_rules.load(), say=out.print)
-
-
-def prepare(settings: Settings, say: examination.Say) -> Instance:
-    """Everything before the first process is started. Idempotent.
-
-    Raises SanlingError with what to do.
-    """
-    Catalogue.load(settings.prompts)
-    instance = Instance(settings, progress=lambda line: say(f"  {line}"))
-    version = instance.asterisk_version
-    say(f"Asterisk {version} {'of the system' if instance.asterisk.root is None else 'in its private root'}")
-    settings.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    engine = store.open_engine(settings.database)
-    try:
-        store.migrate(engine)
-        with store.session(engine) as session:
-            new = sample.fill(session)
-            hand_out(settings, new)
-            instance.prepare(staff.accounts(session))
-    finally:
-        engine.dispose()
-    say(f"database ready{f', sample data entered, {len(new)} agents' if new else ''}")
-    say(f"run-time folder {shown(settings.run_dir)}")
-    return instance
-
-
-def hand_out(settings: Settings, new: list[staff.Access]) -> None:
-    """Passwords and PINs of new agents, in the one place where they can be read: agents.csv, for the owner only."""
-    if not new:
-        return
-    file = access_file(settings)
-    fresh = not file.exists()
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8") as opened:
-        writer = csv.writer(opened)
-        if fresh:
-            writer.writerow(("number", "name", "password", "pin"))
-        writer.writerows((a.number, a.name, a.password, a.pin) for a in new)
-
-
-def access_file(settings: Settings) -> Path:
-    return settings.run_dir / "agents.csv"
+    prepare(house_rules.load(), say=out.print, new_stores=True)
 
 
 @app.command()
@@ -283,8 +240,3 @@ def sop(
         out.print("docs/sop.zh.md is up to date")
     else:
         out.print(text, markup=False)
-
-
-def shown(path: Path) -> str:
-    """`path` as a user types it from the project's folder."""
-    return str(path.relative_to(PROJECT)) if path.is_relative_to(PROJECT) else str(path)

@@ -13,7 +13,6 @@ from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from ari_app import store
 from ari_app.errors import SanlingError
@@ -24,10 +23,6 @@ from recordings.stores import FolderStore, S3Store, Store, StoreError
 
 WITHIN_S = 3.0
 CLOCK_TOLERANCE_S = 1.0
-
-
-class Say(Protocol):
-    def __call__(self, line: str, /) -> None: ...
 
 
 @dataclass(frozen=True)

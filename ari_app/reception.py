@@ -38,6 +38,12 @@ class Reception:
                 group.create_task(self._receive(arrival), name=f"call {arrival.event.channel.id}")
 
     async def _receive(self, arrival: Arrival) -> None:
+        try:
+            await self._welcome(arrival)
+        except Exception:  # whatever it was, the neighbours' calls go on
+            log.exception("channel %s: broken", arrival.event.channel.id)
+
+    async def _welcome(self, arrival: Arrival) -> None:
         channel, kind = arrival.event.channel, (*arrival.event.args, "")[0]
         house = self._hotline
         agent = agent_of(channel.name)

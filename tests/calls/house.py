@@ -7,27 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ari_app import cases, cli, ledger, sample, store
+from ari_app import cases, ledger, sample, store
 from ari_app.ari import Client
 from ari_app.call import Hotline
 from ari_app.desk import Desk
-from ari_app.instance import end_child, environment_of, start_child
 from ari_app.flow.sop import State
 from ari_app.ledger import InlineExecutor, Ledger
 from ari_app.prompts import Catalogue
 from ari_app.reception import Reception
-from ari_app.settings import PROJECT, Settings, load
+from ari_app.settings import Settings, load
 from ari_app.staff import Access
 from ari_app.store import models
 from metrics.hotline import HotlineMetrics
@@ -155,9 +152,7 @@ class FakeHouse(Script):
     """Over the fake Asterisk, in virtual time; the database is SQLite in memory."""
 
     def __init__(self, **overrides: Any) -> None:
-        self.settings = load(
-            PROJECT / "pyproject-has-no-hotline.toml" if False else None, {}, instance="demo", **overrides
-        )
+        self.settings = load(Path(os.devnull), {}, instance="demo", **overrides)
 
     async def __aenter__(self) -> Self:
         self._stack = AsyncExitStack()

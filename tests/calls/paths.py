@@ -36,6 +36,7 @@ async def reach(hotline: Script, state: State, agent: Any = None, from_: str = P
     caller = await hotline.rings(from_=from_)
     if state is State.RINGING:
         await caller.ringing()
+        await asyncio.sleep(0.4)
         return caller, None
     await caller.answered()
     await asyncio.sleep(0.5)

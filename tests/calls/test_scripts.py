@@ -176,7 +176,7 @@ async def test_zero_is_a_person_at_every_question(hotline, state):
 @pytest.mark.parametrize("state", [State.CLOSING, State.LEAVING], ids=lambda state: state.name)
 async def test_zero_after_the_closing_is_a_person_again(hotline, state):
     agent = await hotline.agent_signs_in("605")
-    caller, offer = await reach(hotline, state, agent)
+    caller, _ = await reach(hotline, state, agent)
     await caller.keys("0")
     await caller.hears("transferring")
     again = await agent.rings(timeout_s=40)  # after the wrap-up
