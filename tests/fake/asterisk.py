@@ -20,6 +20,7 @@ import asyncio
 import functools
 import json
 import re
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -138,11 +139,13 @@ class FakeAsterisk(Exchange):
         case_context: CaseContext | None = None,
         spool: Path | None = None,
         latency_s: float = 0.001,
+        events_late_s: float = 0.0,
         agi_s: float = 0.002,
     ) -> None:
         """`lengths`: media URI → seconds (one second each by default). `spool`: where recordings and callbacks go.
 
-        `latency_s`: from a request to its answer; its events come in the middle of that.
+        `latency_s`: from a request to its answer; its events come in the middle of that, as they mostly do, or with
+        `events_late_s` above half of it, after the answer, as they sometimes do.
         """
         self.phones = FakePhones(self)
         super().__init__(lengths or seconds_each(1.0))
@@ -152,6 +155,7 @@ class FakeAsterisk(Exchange):
         self.case_context = case_context
         self.spool = spool
         self.latency_s = latency_s
+        self.events_late_s = events_late_s
         self.agi_s = agi_s
         self.channelvars = CHANNELVARS
         self.requests: list[Request] = []
@@ -166,6 +170,7 @@ class FakeAsterisk(Exchange):
         """Inbound calls with the length of their recording in seconds, once complete."""
         self.allowed: set[str] | None = None
         """The event filter; None: everything."""
+        self._under_way: deque[bytes] = deque()
         self._calls = 0
         self._fast = _Lane()
         self._idle_lanes = [_Lane()]
@@ -251,9 +256,11 @@ class FakeAsterisk(Exchange):
             self.missed.append(event)
             return
         self.events.append(event)
-        asyncio.get_running_loop().call_soon(self._deliver, json.dumps(event).encode())
+        self._under_way.append(json.dumps(event).encode())
+        asyncio.get_running_loop().call_later(self.events_late_s, self._deliver)
 
-    def _deliver(self, frame: bytes) -> None:
+    def _deliver(self) -> None:
+        frame = self._under_way.popleft()
         if self._linked.is_set() and self._on_event:
             self._on_event(frame)
 
@@ -465,7 +472,9 @@ class FakeAsterisk(Exchange):
                     channel.leaving = (context, exten)
 
                 channel.command(lambda: _soon(leave))
-            case (("POST" | "DELETE"), ["mute" | "hold" | "silence" | "dtmf" as other]):
+            case (("POST" | "DELETE"), ["silence"]):
+                channel.command(lambda: _soon(lambda: None))
+            case (("POST" | "DELETE"), ["mute" | "hold" | "dtmf" as other]):
                 raise NotModelled(f"{method} channels/…/{other}")
             case _:
                 raise NotModelled(f"{method} channels/…/{'/'.join(verb)}")

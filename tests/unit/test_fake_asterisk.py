@@ -210,3 +210,24 @@ async def test_who_joins_a_bridge_during_a_prompt_has_not_heard_it_whole(hotline
     await hotline.client.bridges.addChannel(bridgeId=bridge, channel=second)
     await one.hears("disclaimer")
     assert not (await other.transcript())[0].whole
+
+
+@pytest.mark.parametrize(("late_s", "before_the_answer"), [(0.0, True), (0.01, False)])
+async def test_events_come_before_the_answer_or_after_it(late_s: float, before_the_answer: bool) -> None:
+    async with FakeAsterisk(events_late_s=late_s) as asterisk, Client(asterisk) as client:
+        await client.links.get()
+        hotline = Hotline(asterisk, client)
+        _, id = await hotline.answers()
+        mailbox = client.mailboxes.find(id)
+        assert mailbox is not None
+        while len(mailbox):
+            await mailbox.get()
+        await client.channels.play(channelId=id, media="sound:opening", playbackId=f"{id}~play-1")
+        assert bool([event async for event in _all(mailbox)]) is before_the_answer
+
+
+async def _all(mailbox: Any) -> AsyncIterator[Any]:
+    while len(mailbox):
+        event = await mailbox.get()
+        if event.type == "PlaybackStarted":
+            yield event
