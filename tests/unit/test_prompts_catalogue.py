@@ -169,11 +169,12 @@ def test_audio_stays_small_enough_to_commit(catalogue: Catalogue) -> None:
     assert sum(prompt.file.stat().st_size for prompt in catalogue.values()) < 20_000_000
 
 
-class TestHoldMusic:
-    @pytest.fixture(scope="class")
-    def samples(self, catalogue: Catalogue) -> npt.NDArray[np.float64]:
-        return decoded(catalogue.audio("hold-music"))
+@pytest.fixture(scope="module")
+def samples(catalogue: Catalogue) -> npt.NDArray[np.float64]:
+    return decoded(catalogue.audio("hold-music"))
 
+
+class TestHoldMusic:
     def test_it_lasts_a_minute(self, samples: npt.NDArray[np.float64]) -> None:
         assert samples.size == 60 * 8000
 
