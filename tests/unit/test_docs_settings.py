@@ -1,0 +1,31 @@
+"""hotline.example.toml says what is true: it loads, and names every setting with its default."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+import msgspec
+
+from ari_app.settings import PROJECT, Settings, load
+
+EXAMPLE = PROJECT / "hotline.example.toml"
+
+
+def leaves(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            found |= leaves(value, f"{above}{name}.")
+        else:
+            found[above + name] = value
+    return found
+
+
+def test_the_example_names_every_setting_with_its_default() -> None:
+    defaults = msgspec.json.decode(msgspec.json.encode(Settings()))
+    assert leaves(tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))) == leaves(defaults)
+
+
+def test_the_example_loads_as_the_defaults() -> None:
+    assert load(EXAMPLE, {}) == Settings()
