@@ -133,5 +133,5 @@ def _matches(element: Element, answer: str | None, person: OnFile) -> bool:
             return answer == person.licence[-4:]
         case Element.MOBILE:
             return answer == person.mobile
-        case Element.CASE:
+        case Element.CASE | _:
             return answer == person.case_last5
