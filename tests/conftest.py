@@ -15,8 +15,12 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.fake.virtual_time import HORIZON_S, run_virtual
+
+TOGETHER = ("test_recordings_s3", "test_store_postgres", "test_metrics_dashboard")
+"""Files whose tests share a server that is costly to start: all of a file's go to one worker."""
 
 REAL_TIME = ("real_time", "asterisk", "s3", "postgres")
 
@@ -24,6 +28,18 @@ REAL_TIME = ("real_time", "asterisk", "s3", "postgres")
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "real_time: an asynchronous test that needs a real clock or real sockets")
     config.addinivalue_line("markers", f"horizon(seconds): virtual seconds a test may take ({HORIZON_S:.0f})")
+
+
+class OneServerEach(LoadScopeScheduling):
+    """pytest-xdist's scheduling test by test, but for `TOGETHER`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return file if file.rpartition("/")[2].removesuffix(".py") in TOGETHER else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneServerEach:
+    return OneServerEach(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -47,6 +47,8 @@ CALLER_SPEAKS, AGENT_SPEAKS = "wait-7", "position-7"
 """Clips that stand in for the two people's own voices."""
 LISTENS_S = 1.4
 """How much of a question the caller hears before typing over it."""
+TURN_S = 0.4
+"""People's pause before they speak or press a key."""
 FIVE_SECONDS_TOLERANCE_S = 0.3
 
 
@@ -111,12 +113,20 @@ def perform(json_file: Path | None, out: Console) -> bool:
     try:
         asyncio.run(_perform(settings, instance, story, out))
     except* PhoneError as errors:
-        story.check("the call went through", False, "; ".join(str(error) for error in errors.exceptions))
+        story.check("the call went through", False, "; ".join(_each(errors)))
     tell(story, out)
     if json_file is not None:
         json_file.write_text(story.as_json() + "\n", encoding="utf-8")
         out.print(f"written to {json_file}")
     return story.ok
+
+
+def _each(errors: BaseExceptionGroup[PhoneError]) -> Iterator[str]:
+    for error in errors.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _each(error)
+        else:
+            yield str(error)
 
 
 async def _perform(settings: Settings, instance: Instance, story: Story, out: Console) -> None:
@@ -186,48 +196,50 @@ async def _sign_in(agent: Phone, pin: str, story: Story) -> None:
 async def _converse(caller: Call, agent: Phone, settings: Settings, story: Story) -> Call:
     """Both people's parts, in order."""
     clips = settings.prompts / "audio"
+    ear = caller.phone.phones.ear
 
     async def keys(digits: str) -> None:
         story.saw("caller", f"keys {digits}")
         await caller.keys(digits)
 
+    async def lasts(*prompts: str) -> None:
+        await asyncio.sleep(sum(ear.seconds(prompt) for prompt in prompts) + TURN_S)
+
     await caller.answered()
     story.saw("hotline", "answers")
     await caller.hears("recording-notice")
     await caller.hears("opening")
+    await keys("2")  # a party
+    await keys("1")  # calling from the registered mobile
     await asyncio.sleep(LISTENS_S)
-    for answer in ("2", "1", "12345#", "99#"):
-        await keys(answer)
-        await asyncio.sleep(LISTENS_S)
+    await keys("12345#")
+    await keys("99#")
     await caller.hears("identity-proven")
     await asyncio.sleep(LISTENS_S)
     await keys("1")
     offer = await agent.rings()
     story.saw("agent", f"rings: {offer.display}")
-    await caller.hears("transferring")
+    await lasts("transferring")
     await offer.picks_up()
     story.saw("agent", "picks up")
-    await offer.hears("whisper-party-verified-milestone")
-    await caller.hears(f"opening-agent-{AGENT}")
-    await caller.hears("is-it-mr-5f20")
+    await lasts("whisper-party-verified-milestone", f"opening-agent-{AGENT}", "is-it-mr-5f20")
     async with asyncio.TaskGroup() as group:
         group.create_task(caller.says(clips / f"{CALLER_SPEAKS}.alaw"))
         group.create_task(offer.says(clips / f"{AGENT_SPEAKS}.alaw"))
     story.saw("agent", "presses *5")
     await offer.keys("*5")
-    await caller.hears("disclaimer")
+    await lasts("disclaimer")
     story.saw("agent", "presses *6")
     await offer.keys("*6")
-    await caller.hears("closing")
-    await caller.ended()
+    await caller.ended(timeout_s=20)
     return offer
 
 
 CALLER_HEARS = (
-    "recording-notice", "opening", "ask-role", "ask-own-number", "ask-case", "ask-name", "identity-proven", "ask-need",
+    "recording-notice", "opening", "ask-case", "identity-proven", "ask-need",
     "transferring", "hold-music", f"opening-agent-{AGENT}", "is-it-mr-5f20", AGENT_SPEAKS, "disclaimer", "closing",
 )  # fmt: skip
-CUT_OFF = {"ask-role", "ask-own-number", "ask-case", "ask-name", "ask-need", "hold-music"}
+CUT_OFF = {"ask-case", "ask-need", "hold-music"}
 """What the caller types over, or the next step ends."""
 AGENT_HEARS = (
     "whisper-party-verified-milestone",

@@ -1,0 +1,184 @@
+"""A real hotline for call scripts: `sanling run` as a user starts it, real SIP phones, ears for what they heard.
+
+One hotline a test process and settings, on loopback addresses of its own; scripts run one after another on it and
+leave their agents signed out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from base64 import b64encode
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
+
+from sqlalchemy.orm import Session
+
+from ari_app import store
+from ari_app.instance import Instance, environment_of
+from ari_app.settings import Settings, load
+from ari_app.staff import Access
+from ari_app.testcall.hearing import Ear, PromptSounds
+from ari_app.testcall.phone import Phones
+from tests.calls.house import NUMBER, Script
+
+T = TypeVar("T")
+
+READY_WITHIN_S = 60.0
+
+
+class Running:
+    """`sanling run` in a process of its own."""
+
+    _running: ClassVar[dict[str, Running]] = {}
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.log = settings.run_dir.parent / f"{settings.instance}.out"
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [Path(sys.executable).with_name("sanling"), "run"],
+                env={**os.environ, **environment_of(settings)},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        atexit.register(self.stop)
+        self._wait()
+        with (settings.run_dir / "agents.csv").open(encoding="utf-8") as file:
+            self.access = {row["number"]: Access(**row) for row in csv.DictReader(file)}
+        self.engine = store.open_engine(settings.database)
+        self.ear = Ear({**PromptSounds(settings.prompts / "audio"), **PromptSounds(settings.prompts / "music")})
+
+    @classmethod
+    def of(cls, worker: str, changed: dict[str, Any]) -> Running:
+        """The hotline of this test process with these settings, started once."""
+        key = json.dumps(changed, sort_keys=True)
+        if key not in cls._running:
+            seat = int(worker.removeprefix("gw") or 0) if worker.startswith("gw") else 99
+            block = 64 + 2 * len(cls._running)
+            folder = tempfile.mkdtemp(prefix="sanling-calls-")
+            settings = load(
+                Path(os.devnull),
+                {},
+                instance=f"calls-{worker}-{len(cls._running)}",
+                address=f"127.{block}.{seat}.1",
+                var_dir=folder,
+                trunk={"addresses": [f"127.{block}.{seat}.0/24"]},
+                **{"queue": {"wrap_up_s": 6.0}, **changed},
+            )
+            cls._running[key] = cls(settings)
+        return cls._running[key]
+
+    def _wait(self) -> None:
+        url = f"http://{self.settings.address}:{self.settings.metrics_port}/health"
+        until = time.monotonic() + READY_WITHIN_S
+        while time.monotonic() < until:
+            if self.process.poll() is not None:
+                break
+            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=1) as answer:
+                if answer.status == 200:
+                    return
+            time.sleep(0.1)
+        self.stop()
+        raise RuntimeError(f"the hotline did not come up:\n{self.log.read_text(errors='replace')[-3000:]}")
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+
+class RealHouse(Script):
+    """Over a real Asterisk, in real time."""
+
+    def __init__(self, running: Running) -> None:
+        self.running = running
+        self.settings = running.settings
+        self.access = running.access
+        address = self.settings.address.rpartition(".")[0]
+        self._callers_at, self._agents_at = f"{address}.2", f"{address}.3"
+
+    async def __aenter__(self) -> Self:
+        self._stack = AsyncExitStack()
+        self.phones = await self._stack.enter_async_context(Phones(self._callers_at, ear=self.running.ear))
+        self._agents: dict[str, Any] = {}
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        try:
+            await self._everybody_leaves()
+        finally:
+            await self._stack.aclose()
+
+    async def _everybody_leaves(self) -> None:
+        """Signs out whom the script signed in, so that the next script meets an empty floor."""
+        for number, phone in self._agents.items():
+            for call in phone.in_talk:
+                call.hang_up()
+            for _ in range(50):
+                duty = await self.duty(number)
+                if duty not in ("reserved", "talking"):
+                    break
+                await asyncio.sleep(0.2)
+            if duty != "signed_out":
+                if not phone.registered:
+                    await phone.register()
+                leaving = await phone.dials(f"*12{self.access[number].pin}")
+                await leaving.ended()
+
+    async def ask(self, question: Callable[[Session], T]) -> T:
+        def read() -> T:
+            with store.session(self.running.engine) as session:
+                return question(session)
+
+        return await asyncio.to_thread(read)
+
+    async def nothing_is_left(self) -> None:
+        instance = Instance(self.settings)
+        login = f"{instance.ari_user}:{instance.ari_password}"
+        for _ in range(50):
+            left = [
+                found["id"]
+                for kind in ("channels", "bridges")
+                for found in await asyncio.to_thread(_get, f"{instance.ari_url}/{kind}", login)
+            ]
+            if not left:
+                return
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"still in Asterisk: {left}")
+
+    async def phone(self, number: str, **how: Any) -> Any:
+        at = f"{self.settings.address}:{self.settings.sip_port}"
+        phone = await self.phones.agent(
+            number, self.access[number].password, registrar=at, address=self._agents_at, **how
+        )
+        self._agents[number] = phone
+        return phone
+
+    async def rings(self, from_: str, **how: Any) -> Any:
+        at = f"{self.settings.address}:{self.settings.sip_port}"
+        return await self.phones.caller(from_, **how).dials(NUMBER, at=at)
+
+
+def _get(url: str, login: str) -> Any:
+    request = urllib.request.Request(url)  # noqa: S310
+    request.add_header("Authorization", f"Basic {b64encode(login.encode()).decode()}")
+    with urllib.request.urlopen(request, timeout=3) as answer:  # noqa: S310
+        return json.load(answer)
