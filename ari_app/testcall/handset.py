@@ -27,6 +27,7 @@ import sys
 import time
 import wave
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,17 @@ import pjsua2 as pj
 
 RATE = 8000
 TICK_MS = 10
+HEADER_BYTES = 44
+LOOKS_AT_TAPE_S = 0.1
+LOOKS = 20
+USUALLY_BEHIND_S = 0.13
+LOST_TIME_S = 0.4
 TAPE_SETTLES_S = 0.1
 """The audio thread closes a wav on one of its next ticks of 20 ms."""
 LEAVES_WITHIN_S = 1.5
 CODECS = {"PCMA/8000/1": 255, "PCMU/8000/1": 128}
+JITTER_BUFFER_MS = 2000
+"""Room for what comes at once after a busy machine stood still; what has no room is never heard."""
 LOOPED, ONCE = 0, pj.PJMEDIA_FILE_NO_LOOP
 
 
@@ -55,7 +63,36 @@ class Leg(pj.Call):  # type: ignore[misc]
         self.recorder: Any = pj.AudioMediaRecorder()
         self.recorder.createRecorder(str(path))
         handset.silence.startTransmit(self.recorder)
-        self.tape = {"tape": str(path), "t0": time.monotonic()}
+        self.path = path
+        self.t0 = time.monotonic()
+        self.tape = {"tape": str(path), "t0": self.t0}
+        self.looks: list[tuple[float, float]] = []
+        """Seconds of the call, and by how many the tape was behind."""
+        self.lost_s = 0.0
+        handset.later(LOOKS_AT_TAPE_S, self.looks_at_tape)
+
+    def looks_at_tape(self) -> None:
+        """A machine that stands still for half a second makes pjsua2's clock skip: that time is not on the tape.
+
+        The tape grows in steps of a quarter second: the least it was behind in ten looks counts, not the last.
+        """
+        if self.over:
+            return
+        since_s = time.monotonic() - self.t0 - self.lost_s
+        on_tape_s = (self.path.stat().st_size - HEADER_BYTES) / 2 / RATE
+        self.looks.append((since_s, since_s - on_tape_s))
+        if len(self.looks) >= LOOKS:
+            behind_s = min(lag for _, lag in self.looks[-LOOKS // 2 :])
+            if behind_s > LOST_TIME_S:
+                jumps = [after[1] - before[1] for before, after in pairwise(self.looks)]
+                stood_still_s = self.looks[jumps.index(max(jumps))][0]
+                lost_s = behind_s - USUALLY_BEHIND_S
+                self.lost_s += lost_s
+                self.looks.clear()
+                self.handset.tells("lost", call=self.name, from_s=stood_still_s, seconds=lost_s)
+            else:
+                del self.looks[: -LOOKS // 2]
+        self.handset.later(LOOKS_AT_TAPE_S, self.looks_at_tape)
 
     def onCallState(self, prm: Any) -> None:
         with self.handset.kept_alive():
@@ -139,6 +176,7 @@ class Handset:
         config.medConfig.ecTailLen = 0
         config.medConfig.clockRate = RATE
         config.medConfig.audioFramePtime = 20
+        config.medConfig.jbMax = JITTER_BUFFER_MS
         self._endpoint.libInit(config)
         self._endpoint.libStart()
         self._endpoint.audDevManager().setNullDev()  # the audio clock runs without a sound card

@@ -2,8 +2,9 @@
 
 Theory of operation. A telephone line adds noise, loses and repeats frames of 20 ms, and people talk over prompts, so
 a prompt is never compared as one piece. It is cut into blocks of 0.4 s, with a last block at its very end so that a
-prompt cut short is noticed. Each block is looked for within ±0.25 s of where it should be, by cross-correlation
-normalised by the energy on the spot: 1 is the very same sound, wrong speech stays near 0.3. A prompt's score is the
+prompt cut short is noticed. Each block is looked for within ±0.25 s of where it should be, or somewhat later than the
+one before it, by cross-correlation normalised by the energy on the spot: 1 is the very same sound, wrong speech stays
+near 0.3. A prompt's score is the
 mean of its blocks, its share the part of blocks above 0.5.
 
 Where to look is found first at 2 kHz: its first two blocks and the strongest of every 0.8 s after them vote for
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import functools
 import wave
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -45,6 +46,8 @@ BLOCK = int(0.4 * RATE)
 SLACK = int(0.25 * RATE)
 FAINTEST = 1e-3
 """Root mean square under which there is nothing to compare: -60 dB."""
+LEAST_DIFFERENCE = 0.1
+"""Recordings that differ less than this nowhere are the same to the ear."""
 LEAST_HEARD_S = 0.8
 """A prompt cut off earlier than this cannot be named."""
 
@@ -59,6 +62,9 @@ _VOTE_PASSES = 0.5
 _VOTE_OF_TWO = 0.15
 """What two voters alone must have more: the others may have been cut off."""
 _MOST_HITS = 12
+
+_SLIPS = (int(0.23 * RATE), int(0.70 * RATE))
+"""Blocks that were not in their place may have come later than the ones before: by up to 0.48 s, by up to 0.95 s."""
 
 # Music is heard in windows.
 _WINDOW = _COARSE_RATE
@@ -240,37 +246,57 @@ class _Match(NamedTuple):
     heard: NDArray[np.bool_]
 
 
-_FINE_FFT = 8192  # holds a block and the slack on both sides: 3,200 + 2 × 2,000 samples
+_NARROW = int(0.05 * RATE)
+"""Slack between two recordings of nearly the same words, once one of them was found."""
 
 
 class _Blocks:
     """Blocks of a prompt at 8 kHz, comparable with any place of a sound."""
 
-    def __init__(self, samples: Samples, starts: Sequence[int]) -> None:
+    def __init__(self, samples: Samples, starts: Sequence[int], slack: int = SLACK) -> None:
+        self._slack = slack
+        self._fft = 8192 if slack > _NARROW else 4096  # holds a block and the slack on both sides
         self.starts = np.array(starts, dtype=np.int64)
         blocks = np.stack([samples[a : a + BLOCK] for a in starts]).astype(np.float32)
         self._norms = np.sqrt(np.sum(blocks.astype(np.float64) ** 2, axis=1)) + 1e-9
         unit = (blocks / self._norms[:, None]).astype(np.float32)
-        self._spectra = np.conj(np.fft.rfft(unit, _FINE_FFT, axis=1))
+        self._spectra = np.conj(np.fft.rfft(unit, self._fft, axis=1))
 
     def compare(self, sound: Samples, start: int) -> _Match:
-        """How well each block fits if the prompt began at `start` of `sound`."""
-        width = BLOCK + 2 * SLACK
-        first = self.starts + start - SLACK
+        """How well each block fits if the prompt began at `start` of `sound`, following it where it slips."""
+        match = self.at(sound, self.starts + start)
+        for slip in _SLIPS:
+            if not len(match.heard) / 4 < np.count_nonzero(match.heard) < len(match.heard):
+                break
+            known = np.maximum.accumulate(np.where(match.heard, np.arange(len(match.heard)), 0))
+            shift = match.late[known] + slip
+            again = self.at(sound, self.starts + start + shift)
+            found = ~match.heard & (again.scores > SCORE_PASSES)
+            match = _Match(
+                np.where(found, again.scores, match.scores),
+                np.where(found, again.late + shift, match.late),
+                match.heard | found,
+            )
+        return match
+
+    def at(self, sound: Samples, places: NDArray[np.int64]) -> _Match:
+        """How well each block fits near its place, one place a block."""
+        width = BLOCK + 2 * self._slack
+        first = places - self._slack
         low, high = min(int(first.min()), 0), max(int(first.max()) + width, len(sound))
         if low < 0 or high > len(sound):
             sound = np.pad(sound, (-low, high - len(sound))).astype(np.float32)
         windows = np.stack([sound[a : a + width] for a in first - low])
-        product = np.fft.irfft(np.fft.rfft(windows, _FINE_FFT, axis=1) * self._spectra, _FINE_FFT, axis=1)
+        product = np.fft.irfft(np.fft.rfft(windows, self._fft, axis=1) * self._spectra, self._fft, axis=1)
         sums = np.cumsum(np.pad(windows.astype(np.float64) ** 2, ((0, 0), (1, 0))), axis=1)
         energy = np.maximum(sums[:, BLOCK:] - sums[:, :-BLOCK], 0.0)
-        found = product[:, : 2 * SLACK + 1] / np.sqrt(energy + BLOCK * FAINTEST**2)
+        found = product[:, : 2 * self._slack + 1] / np.sqrt(energy + BLOCK * FAINTEST**2)
         late = np.argmax(found, axis=1)
         rows = np.arange(len(late))
         scores = np.clip(found[rows, late], 0, 1).astype(np.float32)
         loudness = np.maximum(product[rows, late], 0.0)
         noise = np.maximum(energy[rows, late] - loudness**2, 0.0)
-        return _Match(scores, late - SLACK, self._heard(scores, late, loudness / self._norms, noise))
+        return _Match(scores, late - self._slack, self._heard(scores, late, loudness / self._norms, noise))
 
     def _heard(
         self, scores: Samples, late: NDArray[np.int64], gains: NDArray[np.float64], noise: NDArray[np.float64]
@@ -324,7 +350,7 @@ class _Template:
     def fine_blocks(self) -> _Blocks:
         """Overlapping by half, so that one differing word fills at least one of them."""
         last = self.end - BLOCK
-        return _Blocks(self.samples, self._worth_hearing([*range(self.begin, last, BLOCK // 2), last]))
+        return _Blocks(self.samples, self._worth_hearing([*range(self.begin, last, BLOCK // 2), last]), _NARROW)
 
 
 class _Listening:
@@ -402,7 +428,7 @@ class Ear:
             return Heard(prompt, from_s, from_s, 0.0, 0.0, 0.0)
         whole = [heard for heard in found if heard.whole or prompt in self._loops]
         best = min(whole, key=lambda h: h.at_s) if whole else max(found, key=_weight)
-        if prompt not in self._loops:
+        if prompt not in self._loops and best.partly:
             rivals = {*self.one_word_apart(prompt), *against} - {prompt}
             best = self._against(listening, best, rivals)
         return _later(best, skipped / RATE)
@@ -471,32 +497,38 @@ class Ear:
     def _against(self, listening: _Listening, heard: Heard, rivals: Collection[str]) -> Heard:
         """The same, with the lead over its closest rival."""
         start = round(heard.at_s * RATE)
+        blocks = self._template(heard.prompt).blocks
+        match = blocks.compare(listening.samples, start)
+        if not match.heard.any():
+            return heard
+
+        def fine(prompt: str) -> Samples:
+            """Scores of the fine blocks, each looked for as late as the prompt was there."""
+            theirs = self._template(prompt).fine_blocks
+            late = np.interp(theirs.starts, blocks.starts[match.heard], match.late[match.heard])
+            return theirs.at(listening.samples, theirs.starts + start + late.astype(np.int64)).scores
+
+        own = fine(heard.prompt)
         for rival in rivals:
-            gap = self._gap(listening, heard.prompt, rival, start)
+            gap = self._gap(heard.prompt, own, rival, fine)
             if gap < heard.gap:
                 heard = replace(heard, gap=gap, rival=rival)
         return heard
 
-    def _gap(self, listening: _Listening, prompt: str, rival: str, start: int) -> float:
+    def _gap(self, prompt: str, own: Samples, rival: str, fine: Callable[[str], Samples]) -> float:
         """1: it sounds like `prompt` where the two differ; -1: like `rival`. 1 if they do not differ at all."""
-        theirs = self._template(rival).blocks.compare(listening.samples, start)
-        if float(np.mean(theirs.scores)) < BLOCK_HEARD / 2:
+        ours, theirs = self._differences(prompt, rival), self._differences(rival, prompt)
+        if float(ours.max()) < LEAST_DIFFERENCE or float(theirs.max()) < LEAST_DIFFERENCE:
             return 1.0
-        means: list[float] = []
-        expected: list[float] = []
-        for one, other in ((prompt, rival), (rival, prompt)):
-            weights = self._differences(one, other)
-            if float(weights.max()) < 0.1:
-                return 1.0
-            scores = self._template(one).fine_blocks.compare(listening.samples, start).scores
-            means.append(float(np.average(scores, weights=weights)))
-            expected.append(float(np.average(weights, weights=weights)))
-        return float(np.clip((means[0] - means[1]) / np.mean(expected), -1, 1))
+        lead = float(np.average(own, weights=ours)) - float(np.average(fine(rival), weights=theirs))
+        most = (float(np.average(ours, weights=ours)) + float(np.average(theirs, weights=theirs))) / 2
+        return float(np.clip(lead / most, -1, 1))
 
     def _differences(self, one: str, other: str) -> Samples:
         """How much each fine block of `one` differs from `other` at the same place, 0 to 1."""
         if (one, other) not in self._weights:
-            scores = self._template(one).fine_blocks.compare(self._template(other).samples, 0).scores
+            blocks = self._template(one).fine_blocks
+            scores = blocks.at(self._template(other).samples, blocks.starts).scores
             self._weights[one, other] = np.where(scores > 0.95, 0, 1 - scores).astype(np.float32)
         return self._weights[one, other]
 
@@ -514,7 +546,7 @@ class Ear:
             score = float(self._music[loop].find(_unit_spectrum(window)).max())
             if score < _MUSIC_PASSES:
                 continue
-            if stretches and start - stretches[-1][-1][0] <= 2 * step:
+            if stretches and start - stretches[-1][-1][0] <= 3 * step:  # a stutter
                 stretches[-1].append((start, score))
             else:
                 stretches.append([(start, score)])

@@ -49,8 +49,6 @@ KEY_PAUSE_S = 0.10
 FLUSH_S = 0.3
 """The newest audio may be this late in the tape: pjsua2 writes a wav in blocks of a quarter second."""
 LISTEN_EVERY_S = 0.25
-LOST_TIME_S = 0.7
-"""A tape further behind than this was not late but stopped: the machine stalled, and pjsua2 skips what it missed."""
 MAINLAND_RING_S = 5.0
 """Mainland ringback: 1 s on, 4 s off. SOP-1."""
 WAV_HEADER_BYTES = 44
@@ -134,11 +132,10 @@ class _Tape:
     def __init__(self) -> None:
         self.path = Path()
         self.t0 = time.monotonic()
-        self.stopped_at = float("inf")
         self.whole = asyncio.Event()
         self._file = -1
         self._samples = np.zeros(60 * RATE, dtype=np.float32)
-        self._length = self._read = 0
+        self._length = self._read = self._put_in = 0
 
     @property
     def begun(self) -> bool:
@@ -154,10 +151,6 @@ class _Tape:
             raw = os.pread(self._file, 1 << 24, WAV_HEADER_BYTES + 2 * self._read)
             fresh = np.frombuffer(raw[: len(raw) // 2 * 2], dtype="<i2").astype(np.float32) / np.float32(32768)
             self._read += len(fresh)
-            if len(fresh):
-                behind_s = min(time.monotonic(), self.stopped_at) - self.t0 - (self._length + len(fresh)) / RATE
-                if behind_s > LOST_TIME_S:
-                    self._append(np.zeros(int((behind_s - FLUSH_S / 2) * RATE), dtype=np.float32))
             self._append(fresh)
         return self._samples[: self._length]
 
@@ -167,6 +160,16 @@ class _Tape:
             self._samples = np.concatenate([self._samples, np.zeros(until, dtype=np.float32)])
         self._samples[self._length : until] = fresh
         self._length = until
+
+    def lost(self, from_s: float, seconds: float) -> None:
+        """Put silence where the recording skipped time, so that what follows is in its place."""
+        self.samples()
+        place = min(int(from_s * RATE) + self._put_in, self._length)
+        after = self._samples[place : self._length].copy()
+        silence = np.zeros(int(seconds * RATE), dtype=np.float32)
+        self._length = place
+        self._append(np.concatenate([silence, after]))
+        self._put_in += len(silence)
 
     def ends(self) -> None:
         if self._file >= 0:
@@ -355,10 +358,11 @@ class Call:
         last_s = self.heard.at(time.monotonic()) + within_s + length_s + FLUSH_S
         best: Heard | None = None
         searched_s = begin_s
+        judge_at_s = begin_s + (LEAST_HEARD_S if partly else length_s - LISTEN_EVERY_S)
         while True:
             over = self._tape.whole.is_set()
             sound = self.heard
-            if sound.seconds - begin_s > (LEAST_HEARD_S if partly else length_s - LISTEN_EVERY_S) or over:
+            if sound.seconds >= judge_at_s or over:
                 found = await asyncio.to_thread(ear.judge, sound.samples, prompt, from_s=searched_s)
                 if found.whole or (partly and found.partly and (over or found.over_by(sound.seconds))):
                     self._heard_until_s = found.until_s
@@ -366,6 +370,9 @@ class Call:
                 if best is None or found.score > best.score:
                     best = found
                 searched_s = max(begin_s, sound.seconds - length_s - 2.0)
+                # It is being said, and not over before its end; or it has not begun.
+                judge_at_s = found.at_s + length_s if found.partly and not partly else sound.seconds
+                judge_at_s = max(judge_at_s, sound.seconds + LISTEN_EVERY_S)
             if over or sound.at(time.monotonic()) > last_s:
                 break
             with contextlib.suppress(TimeoutError):
@@ -413,13 +420,16 @@ class Call:
             self.ended_at = at
             self.hung_up_by = "us" if self._hung_up_here else "them"
             self._audio = False
-            self._tape.stopped_at = at
 
     def _on_media(self, at: float) -> None:
         self._audio = True
 
     def _on_digit(self, at: float, digit: str) -> None:
         self.digits += digit
+
+    def _on_lost(self, at: float, from_s: float, seconds: float) -> None:
+        log.info("%r: %.2f s are not on the tape", self, seconds)
+        self._tape.lost(from_s, seconds)
 
     def _on_taped(self, at: float) -> None:
         self._tape.ends()

@@ -41,7 +41,7 @@ exten => closing,1,Answer()
  same => n,Playback(${PROMPTS}/closing)
  same => n,Hangup()
 """
-MODULES = "load = app_dial.so\n"
+MODULES = "load = app_dial.so\nload = func_env.so\n"
 
 _worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _networks = (f"127.0.56.{16 + _worker * 24 + 4 * (n % 6)}" for n in itertools.count())
