@@ -14,456 +14,318 @@ from ari_app.ari.model import Event, Model, keys_of, target_id
 
 
 class AdditionalParam(Model, frozen=True, kw_only=True):
-    """Protocol specific additional parameter"""
+    """ARI's model AdditionalParam."""
 
     parameter_name: str = ""
-    """Name of the parameter"""
     parameter_value: str = ""
-    """Value of the parameter"""
 
 
 class Application(Model, frozen=True, kw_only=True):
-    """Details of a Stasis application"""
+    """ARI's model Application."""
 
     name: str
-    """Name of this application"""
     channel_ids: tuple[str, ...] = ()
-    """Id's for channels subscribed to."""
     bridge_ids: tuple[str, ...] = ()
-    """Id's for bridges subscribed to."""
     endpoint_ids: tuple[str, ...] = ()
-    """{tech}/{resource} for endpoints subscribed to."""
     device_names: tuple[str, ...] = ()
-    """Names of the devices subscribed to."""
     events_allowed: tuple[dict[str, Any], ...] = ()
-    """Event types sent to the application."""
     events_disallowed: tuple[dict[str, Any], ...] = ()
-    """Event types not sent to the application."""
 
 
 class AsteriskPing(Model, frozen=True, kw_only=True):
-    """Asterisk ping information"""
+    """ARI's model AsteriskPing."""
 
     asterisk_id: str = ""
-    """Asterisk id info"""
     ping: str = ""
-    """Always string value is pong"""
     timestamp: str = ""
-    """The timestamp string of request received time"""
 
 
 class Bridge(Model, frozen=True, kw_only=True):
-    """The merging of media from one or more channels. Everyone on the bridge receives the same audio."""
+    """ARI's model Bridge."""
 
     id: str
-    """Unique identifier for this bridge"""
     technology: str = ""
-    """Name of the current bridging technology"""
     bridge_type: str = ""
-    """Type of bridge technology. One of: mixing, holding."""
+    """One of: mixing, holding."""
     bridge_class: str = ""
-    """Bridging class"""
     creator: str = ""
-    """Entity that created the bridge"""
     name: str = ""
-    """Name the creator gave the bridge"""
     channels: tuple[str, ...] = ()
-    """Ids of channels participating in this bridge"""
     video_mode: str = ""
-    """The video mode the bridge is using. One of 'none', 'talker', 'sfu', or 'single'."""
     video_source_id: str = ""
-    """The ID of the channel that is the source of video in this bridge, if one exists."""
     creationtime: str = ""
-    """Timestamp when bridge was created"""
     bridgevars: dict[str, str] = {}
-    """Bridge variables"""
 
     def keys(self) -> tuple[str, ...]:
         return (self.id,)
 
 
 class BuildInfo(Model, frozen=True, kw_only=True):
-    """Info about how Asterisk was built"""
+    """ARI's model BuildInfo."""
 
     os: str = ""
-    """OS Asterisk was built on."""
     kernel: str = ""
-    """Kernel version Asterisk was built on."""
     options: str = ""
-    """Compile time options, or empty string if default."""
     machine: str = ""
-    """Machine architecture (x86_64, i686, ppc, etc.)"""
     date: str = ""
-    """Date and time when Asterisk was built."""
     user: str = ""
-    """Username that build Asterisk"""
 
 
 class CallerID(Model, frozen=True, kw_only=True):
-    """Caller identification"""
+    """ARI's model CallerID."""
 
     name: str = ""
     number: str = ""
 
 
 class ConfigTuple(Model, frozen=True, kw_only=True):
-    """A key/value pair that makes up part of a configuration object."""
+    """ARI's model ConfigTuple."""
 
     attribute: str = ""
-    """A configuration object attribute."""
     value: str = ""
-    """The value for the attribute."""
 
 
 class ContactInfo(Model, frozen=True, kw_only=True):
-    """Detailed information about a contact on an endpoint."""
+    """ARI's model ContactInfo."""
 
     uri: str = ""
-    """The location of the contact."""
     contact_status: str = ""
-    """The current status of the contact. One of: Unreachable, Reachable, Unknown, NonQualified, Removed."""
+    """One of: Unreachable, Reachable, Unknown, NonQualified, Removed."""
     aor: str = ""
-    """The Address of Record this contact belongs to."""
     roundtrip_usec: str = ""
-    """Current round trip time, in microseconds, for the contact."""
 
 
 class DeviceState(Model, frozen=True, kw_only=True):
-    """Represents the state of a device."""
+    """ARI's model DeviceState."""
 
     name: str
-    """Name of the device."""
     state: str = ""
-    """Device's state. One of: UNKNOWN, NOT_INUSE, INUSE, BUSY, INVALID, UNAVAILABLE, RINGING, RINGINUSE,
-    ONHOLD."""
+    """One of: UNKNOWN, NOT_INUSE, INUSE, BUSY, INVALID, UNAVAILABLE, RINGING, RINGINUSE, ONHOLD."""
 
     def keys(self) -> tuple[str, ...]:
         return (self.name,)
 
 
 class Dialed(Model, frozen=True, kw_only=True):
-    """Dialed channel information."""
+    """ARI's model Dialed."""
 
 
 class DialplanCEP(Model, frozen=True, kw_only=True):
-    """Dialplan location (context/extension/priority)"""
+    """ARI's model DialplanCEP."""
 
     context: str = ""
-    """Context in the dialplan"""
     exten: str = ""
-    """Extension in the dialplan"""
     priority: int = 0
-    """Priority in the dialplan"""
     app_name: str = ""
-    """Name of current dialplan application"""
     app_data: str = ""
-    """Parameter of current dialplan application"""
 
 
 class Channel(Model, frozen=True, kw_only=True):
-    """A specific communication connection between Asterisk and an Endpoint."""
+    """ARI's model Channel."""
 
     id: str
-    """Unique identifier of the channel. This is the same as the Uniqueid field in AMI."""
     protocol_id: str = ""
-    """Protocol id from underlying channel driver (i.e. Call-ID for chan_pjsip; will be empty if not
-    applicable or not implemented by driver)."""
     name: str = ""
-    """Name of the channel (i.e. SIP/foo-0000a7e3)"""
     state: str = ""
     """One of: Down, Rsrved, OffHook, Dialing, Ring, Ringing, Up, Busy, Dialing Offhook, Pre-ring, Unknown."""
     caller: CallerID = CallerID()
     connected: CallerID = CallerID()
     accountcode: str = ""
     dialplan: DialplanCEP = DialplanCEP()
-    """Current location in the dialplan"""
     creationtime: str = ""
-    """Timestamp when channel was created"""
     language: str = ""
-    """The default spoken language"""
     channelvars: dict[str, str] = {}
-    """Channel variables"""
     caller_rdnis: str = ""
-    """The Caller ID RDNIS"""
     tenantid: str = ""
-    """The Tenant ID for the channel"""
 
     def keys(self) -> tuple[str, ...]:
         return (self.id,)
 
 
 class Endpoint(Model, frozen=True, kw_only=True):
-    """An external device that may offer/accept calls to/from Asterisk. Unlike most resources, which have a
-    single unique identifier, an endpoint is uniquely identified by the technology/resource pair."""
+    """ARI's model Endpoint."""
 
     technology: str
-    """Technology of the endpoint"""
     resource: str
-    """Identifier of the endpoint, specific to the given technology."""
     state: str = ""
-    """Endpoint's state. One of: unknown, offline, online."""
+    """One of: unknown, offline, online."""
     channel_ids: tuple[str, ...] = ()
-    """Id's of channels associated with this endpoint"""
 
     def keys(self) -> tuple[str, ...]:
         return (f"{self.technology}/{self.resource}",)
 
 
 class FormatLangPair(Model, frozen=True, kw_only=True):
-    """Identifies the format and language of a sound file"""
+    """ARI's model FormatLangPair."""
 
     language: str = ""
     format: str = ""
 
 
 class LiveRecording(Model, frozen=True, kw_only=True):
-    """A recording that is in progress"""
+    """ARI's model LiveRecording."""
 
     name: str
-    """Base name for the recording"""
     format: str = ""
-    """Recording format (wav, gsm, etc.)"""
     target_uri: str = ""
-    """URI for the channel or bridge being recorded"""
     state: str = ""
     """One of: queued, recording, paused, done, failed, canceled."""
     duration: int | None = None
-    """Duration in seconds of the recording"""
     talking_duration: int | None = None
-    """Duration of talking, in seconds, detected in the recording. This is only available if the recording
-    was initiated with a non-zero maxSilenceSeconds."""
     silence_duration: int | None = None
-    """Duration of silence, in seconds, detected in the recording. This is only available if the recording
-    was initiated with a non-zero maxSilenceSeconds."""
     cause: str = ""
-    """Cause for recording failure if failed"""
 
     def keys(self) -> tuple[str, ...]:
         return (self.name, target_id(self.target_uri))
 
 
 class LogChannel(Model, frozen=True, kw_only=True):
-    """Details of an Asterisk log channel"""
+    """ARI's model LogChannel."""
 
     channel: str = ""
-    """The log channel path"""
     type: str = ""
-    """Types of logs for the log channel"""
     status: str = ""
-    """Whether or not a log type is enabled"""
     configuration: str = ""
-    """The various log levels"""
 
 
 class Module(Model, frozen=True, kw_only=True):
-    """Details of an Asterisk module"""
+    """ARI's model Module."""
 
     name: str
-    """The name of this module"""
     description: str = ""
-    """The description of this module"""
     use_count: int = 0
-    """The number of times this module is being used"""
     status: str = ""
-    """The running status of this module"""
     support_level: str = ""
-    """The support state of this module"""
 
 
 class Peer(Model, frozen=True, kw_only=True):
-    """Detailed information about a remote peer that communicates with Asterisk."""
+    """ARI's model Peer."""
 
     peer_status: str = ""
-    """The current state of the peer. Note that the values of the status are dependent on the underlying
-    peer technology."""
     cause: str = ""
-    """An optional reason associated with the change in peer_status."""
     address: str = ""
-    """The IP address of the peer."""
     port: str = ""
-    """The port of the peer."""
     time: str = ""
-    """The last known time the peer was contacted."""
 
 
 class Playback(Model, frozen=True, kw_only=True):
-    """Object representing the playback of media to a channel"""
+    """ARI's model Playback."""
 
     id: str
-    """ID for this playback operation"""
     media_uri: str = ""
-    """The URI for the media currently being played back."""
     next_media_uri: str = ""
-    """If a list of URIs is being played, the next media URI to be played back."""
     target_uri: str = ""
-    """URI for the channel or bridge to play the media on"""
     language: str = ""
-    """For media types that support multiple languages, the language requested for playback."""
     state: str = ""
-    """Current state of the playback operation. One of: queued, playing, continuing, done, failed."""
+    """One of: queued, playing, continuing, done, failed."""
 
     def keys(self) -> tuple[str, ...]:
         return (self.id, target_id(self.target_uri))
 
 
 class RTPstat(Model, frozen=True, kw_only=True):
-    """A statistics of a RTP."""
+    """ARI's model RTPstat."""
 
     txcount: int = 0
-    """Number of packets transmitted."""
     rxcount: int = 0
-    """Number of packets received."""
     txjitter: float | None = None
-    """Jitter on transmitted packets."""
     rxjitter: float | None = None
-    """Jitter on received packets."""
     remote_maxjitter: float | None = None
-    """Maximum jitter on remote side."""
     remote_minjitter: float | None = None
-    """Minimum jitter on remote side."""
     remote_normdevjitter: float | None = None
-    """Average jitter on remote side."""
     remote_stdevjitter: float | None = None
-    """Standard deviation jitter on remote side."""
     local_maxjitter: float | None = None
-    """Maximum jitter on local side."""
     local_minjitter: float | None = None
-    """Minimum jitter on local side."""
     local_normdevjitter: float | None = None
-    """Average jitter on local side."""
     local_stdevjitter: float | None = None
-    """Standard deviation jitter on local side."""
     txploss: int = 0
-    """Number of transmitted packets lost."""
     rxploss: int = 0
-    """Number of received packets lost."""
     remote_maxrxploss: float | None = None
-    """Maximum number of packets lost on remote side."""
     remote_minrxploss: float | None = None
-    """Minimum number of packets lost on remote side."""
     remote_normdevrxploss: float | None = None
-    """Average number of packets lost on remote side."""
     remote_stdevrxploss: float | None = None
-    """Standard deviation packets lost on remote side."""
     local_maxrxploss: float | None = None
-    """Maximum number of packets lost on local side."""
     local_minrxploss: float | None = None
-    """Minimum number of packets lost on local side."""
     local_normdevrxploss: float | None = None
-    """Average number of packets lost on local side."""
     local_stdevrxploss: float | None = None
-    """Standard deviation packets lost on local side."""
     rtt: float | None = None
-    """Total round trip time."""
     maxrtt: float | None = None
-    """Maximum round trip time."""
     minrtt: float | None = None
-    """Minimum round trip time."""
     normdevrtt: float | None = None
-    """Average round trip time."""
     stdevrtt: float | None = None
-    """Standard deviation round trip time."""
     local_ssrc: int = 0
-    """Our SSRC."""
     remote_ssrc: int = 0
-    """Their SSRC."""
     txoctetcount: int = 0
-    """Number of octets transmitted."""
     rxoctetcount: int = 0
-    """Number of octets received."""
     channel_uniqueid: str = ""
-    """The Asterisk channel's unique ID that owns this instance."""
 
 
 class ReferredBy(Model, frozen=True, kw_only=True):
-    """transfer destination requested by transferee"""
+    """ARI's model ReferredBy."""
 
     source_channel: Channel
-    """The channel on which the refer was received"""
     connected_channel: Channel | None = None
-    """Channel, Connected to the channel, receiving the transfer request on."""
     bridge: Bridge | None = None
-    """Bridge connecting both Channels"""
 
     def keys(self) -> tuple[str, ...]:
         return keys_of(self.source_channel, self.connected_channel, self.bridge)
 
 
 class RequiredDestination(Model, frozen=True, kw_only=True):
-    """Information about the requested destination"""
+    """ARI's model RequiredDestination."""
 
     protocol_id: str = ""
-    """the requested protocol-id by the referee in case of SIP channel, this is a SIP Call ID, Mutually
-    exclusive to destination"""
     destination: str = ""
-    """Destination User Part. Only for Blind transfer. Mutually exclusive to protocol_id"""
     additional_protocol_params: tuple[AdditionalParam, ...] = ()
-    """List of additional protocol specific information"""
 
 
 class ReferTo(Model, frozen=True, kw_only=True):
-    """transfer destination requested by transferee"""
+    """ARI's model ReferTo."""
 
     requested_destination: RequiredDestination = RequiredDestination()
     destination_channel: Channel | None = None
-    """The Channel Object, that is to be replaced"""
     connected_channel: Channel | None = None
-    """Channel, connected to the to be replaced channel"""
     bridge: Bridge | None = None
-    """Bridge connecting both destination channels"""
 
     def keys(self) -> tuple[str, ...]:
         return keys_of(self.destination_channel, self.connected_channel, self.bridge)
 
 
 class SetId(Model, frozen=True, kw_only=True):
-    """Effective user/group id"""
+    """ARI's model SetId."""
 
     user: str = ""
-    """Effective user id."""
     group: str = ""
-    """Effective group id."""
 
 
 class ConfigInfo(Model, frozen=True, kw_only=True):
-    """Info about Asterisk configuration"""
+    """ARI's model ConfigInfo."""
 
     name: str = ""
-    """Asterisk system name."""
     default_language: str = ""
-    """Default language for media playback."""
     max_channels: int | None = None
-    """Maximum number of simultaneous channels."""
     max_open_files: int | None = None
-    """Maximum number of open file handles (files, sockets)."""
     max_load: float | None = None
-    """Maximum load avg on system."""
     setid: SetId = SetId()
-    """Effective user/group id for running Asterisk."""
 
 
 class Sound(Model, frozen=True, kw_only=True):
-    """A media file that may be played back."""
+    """ARI's model Sound."""
 
     id: str
-    """Sound's identifier."""
     text: str = ""
-    """Text description of the sound, usually the words spoken."""
     formats: tuple[FormatLangPair, ...] = ()
-    """The formats and languages in which this sound is available."""
 
 
 class StatusInfo(Model, frozen=True, kw_only=True):
-    """Info about Asterisk status"""
+    """ARI's model StatusInfo."""
 
     startup_time: str = ""
-    """Time when Asterisk was started."""
     last_reload_time: str = ""
-    """Time when Asterisk was last reloaded."""
 
 
 class StoredRecording(Model, frozen=True, kw_only=True):
-    """A past recording that may be played back."""
+    """ARI's model StoredRecording."""
 
     name: str
     format: str = ""
@@ -473,117 +335,84 @@ class StoredRecording(Model, frozen=True, kw_only=True):
 
 
 class SystemInfo(Model, frozen=True, kw_only=True):
-    """Info about Asterisk"""
+    """ARI's model SystemInfo."""
 
     version: str = ""
-    """Asterisk version."""
     entity_id: str = ""
 
 
 class AsteriskInfo(Model, frozen=True, kw_only=True):
-    """Asterisk system information"""
+    """ARI's model AsteriskInfo."""
 
     build: BuildInfo = BuildInfo()
-    """Info about how Asterisk was built"""
     system: SystemInfo = SystemInfo()
-    """Info about the system running Asterisk"""
     config: ConfigInfo | None = None
-    """Info about Asterisk configuration"""
     status: StatusInfo = StatusInfo()
-    """Info about Asterisk status"""
 
 
 class TextMessage(Model, frozen=True, kw_only=True):
-    """A text message."""
+    """ARI's model TextMessage."""
 
     from_: str = msgspec.field(default="", name="from")
-    """A technology specific URI specifying the source of the message. For pjsip technology, any SIP URI
-    can be specified. For xmpp, the URI must correspond to the client connection being used to send the
-    message."""
     to: str = ""
-    """A technology specific URI specifying the destination of the message. Valid technologies include
-    pjsip, and xmp. The destination of a message should be an endpoint."""
     body: str = ""
-    """The text of the message."""
     variables: dict[str, Any] = {}
-    """Technology specific key/value pairs (JSON object) associated with the message."""
 
 
 class Variable(Model, frozen=True, kw_only=True):
-    """The value of a channel variable"""
+    """ARI's model Variable."""
 
     value: str = ""
-    """The value of the variable requested"""
 
 
 class Variables(Model, frozen=True, kw_only=True):
-    """A dictionary of channel variables"""
+    """ARI's model Variables."""
 
     variables: dict[str, Any] = {}
-    """A dictionary of channel variables"""
 
 
 class ApplicationMoveFailed(Event, frozen=True, kw_only=True):
-    """Notification that trying to move a channel to another Stasis application failed."""
+    """ARI's event ApplicationMoveFailed."""
 
     channel: Channel
     destination: str = ""
     args: tuple[str, ...] = ()
-    """Arguments to the application"""
 
     def keys(self) -> tuple[str, ...]:
         return self.channel.keys()
 
 
 class ApplicationRegistered(Event, frozen=True, kw_only=True):
-    """Notification that a Stasis app has been registered."""
+    """ARI's event ApplicationRegistered."""
 
 
 class ApplicationReplaced(Event, frozen=True, kw_only=True):
-    """Notification that another WebSocket has taken over for an application. An application may only be
-    subscribed to by a single WebSocket at a time. If multiple WebSockets attempt to subscribe to the same
-    application, the newer WebSocket wins, and the older one receives this event."""
+    """ARI's event ApplicationReplaced."""
 
 
 class ApplicationUnregistered(Event, frozen=True, kw_only=True):
-    """Notification that a Stasis app has been unregistered."""
+    """ARI's event ApplicationUnregistered."""
 
 
 class BridgeAttendedTransfer(Event, frozen=True, kw_only=True):
-    """Notification that an attended transfer has occurred."""
+    """ARI's event BridgeAttendedTransfer."""
 
     transferer_first_leg: Channel
-    """First leg of the transferer"""
     transferer_second_leg: Channel
-    """Second leg of the transferer"""
     replace_channel: Channel | None = None
-    """The channel that is replacing transferer_first_leg in the swap"""
     transferee: Channel | None = None
-    """The channel that is being transferred"""
     transfer_target: Channel | None = None
-    """The channel that is being transferred to"""
     result: str = ""
-    """The result of the transfer attempt"""
     is_external: bool = False
-    """Whether the transfer was externally initiated or not"""
     transferer_first_leg_bridge: Bridge | None = None
-    """Bridge the transferer first leg is in"""
     transferer_second_leg_bridge: Bridge | None = None
-    """Bridge the transferer second leg is in"""
     destination_type: str = ""
-    """How the transfer was accomplished"""
     destination_bridge: str = ""
-    """Bridge that survived the merge result"""
     destination_application: str = ""
-    """Application that has been transferred into"""
     destination_link_first_leg: Channel | None = None
-    """First leg of a link transfer result"""
     destination_link_second_leg: Channel | None = None
-    """Second leg of a link transfer result"""
     destination_threeway_channel: Channel | None = None
-    """Transferer channel that survived the threeway result"""
     destination_threeway_bridge: Bridge | None = None
-    """Bridge that survived the threeway result"""
 
     def keys(self) -> tuple[str, ...]:
         return keys_of(
@@ -602,31 +431,23 @@ class BridgeAttendedTransfer(Event, frozen=True, kw_only=True):
 
 
 class BridgeBlindTransfer(Event, frozen=True, kw_only=True):
-    """Notification that a blind transfer has occurred."""
+    """ARI's event BridgeBlindTransfer."""
 
     channel: Channel
-    """The channel performing the blind transfer"""
     replace_channel: Channel | None = None
-    """The channel that is replacing transferer when the transferee(s) can not be transferred directly"""
     transferee: Channel | None = None
-    """The channel that is being transferred"""
     exten: str = ""
-    """The extension transferred to"""
     context: str = ""
-    """The context transferred to"""
     result: str = ""
-    """The result of the transfer attempt"""
     is_external: bool = False
-    """Whether the transfer was externally initiated or not"""
     bridge: Bridge | None = None
-    """The bridge being transferred"""
 
     def keys(self) -> tuple[str, ...]:
         return keys_of(self.channel, self.replace_channel, self.transferee, self.bridge)
 
 
 class BridgeCreated(Event, frozen=True, kw_only=True):
-    """Notification that a bridge has been created."""
+    """ARI's event BridgeCreated."""
 
     bridge: Bridge
 
@@ -635,7 +456,7 @@ class BridgeCreated(Event, frozen=True, kw_only=True):
 
 
 class BridgeDestroyed(Event, frozen=True, kw_only=True):
-    """Notification that a bridge has been destroyed."""
+    """ARI's event BridgeDestroyed."""
 
     bridge: Bridge
 
@@ -644,7 +465,7 @@ class BridgeDestroyed(Event, frozen=True, kw_only=True):
 
 
 class BridgeMerged(Event, frozen=True, kw_only=True):
-    """Notification that one bridge has merged into another."""
+    """ARI's event BridgeMerged."""
 
     bridge: Bridge
     bridge_from: Bridge
@@ -654,7 +475,7 @@ class BridgeMerged(Event, frozen=True, kw_only=True):
 
 
 class BridgeVideoSourceChanged(Event, frozen=True, kw_only=True):
-    """Notification that the source of video in a bridge has changed."""
+    """ARI's event BridgeVideoSourceChanged."""
 
     bridge: Bridge
     old_video_source_id: str = ""
@@ -664,57 +485,48 @@ class BridgeVideoSourceChanged(Event, frozen=True, kw_only=True):
 
 
 class CallBroadcast(Event, frozen=True, kw_only=True):
-    """Notification that a channel is being broadcast to ARI applications for claiming."""
+    """ARI's event CallBroadcast."""
 
     channel: Channel
-    """The channel being broadcast."""
     caller: str = ""
-    """The caller ID number."""
     called: str = ""
-    """The called number."""
 
     def keys(self) -> tuple[str, ...]:
         return self.channel.keys()
 
 
 class CallClaimed(Event, frozen=True, kw_only=True):
-    """Notification that a broadcast channel has been successfully claimed by an ARI application."""
+    """ARI's event CallClaimed."""
 
     channel: Channel
-    """The channel that was claimed."""
     winner_app: str = ""
-    """The name of the ARI application that claimed the channel."""
 
     def keys(self) -> tuple[str, ...]:
         return self.channel.keys()
 
 
 class ChannelCallerId(Event, frozen=True, kw_only=True):
-    """Channel changed Caller ID."""
+    """ARI's event ChannelCallerId."""
 
     channel: Channel
-    """The channel that changed Caller ID."""
     caller_presentation: int = 0
-    """The integer representation of the Caller Presentation value."""
     caller_presentation_txt: str = ""
-    """The text representation of the Caller Presentation value."""
 
     def keys(self) -> tuple[str, ...]:
         return self.channel.keys()
 
 
 class ChannelConnectedLine(Event, frozen=True, kw_only=True):
-    """Channel changed Connected Line."""
+    """ARI's event ChannelConnectedLine."""
 
     channel: Channel
-    """The channel whose connected line has changed."""
 
     def keys(self) -> tuple[str, ...]:
         return self.channel.keys()
 
 
 class ChannelCreated(Event, frozen=True, kw_only=True):
-    """Notification that a channel has been created."""
+    """ARI's event ChannelCreated."""
 
     channel: Channel
 
@@ -723,51 +535,41 @@ class ChannelCreated(Event, frozen=True, kw_only=True):
 
 
 class ChannelDestroyed(Event, frozen=True, kw_only=True):
-    """Notification that a channel has been destroyed."""
+    """ARI's event ChannelDestroyed."""
 
     channel: Channel
     cause: int = 0
-    """Integer representation of the cause of the hangup"""
     cause_txt: str = ""
-    """Text representation of the cause of the hangup"""
     tech_cause: int | None = None
-    """Integer representation of the technology-specific off-nominal cause of the hangup."""
 
     def keys(self) -> tuple[str, ...]:
         return self.channel.keys()
 
 
 class ChannelDialplan(Event, frozen=True, kw_only=True):
-    """Channel changed location in the dialplan."""
+    """ARI's event ChannelDialplan."""
 
     channel: Channel
-    """The channel that changed dialplan location."""
     dialplan_app: str = ""
-    """The application about to be executed."""
     dialplan_app_data: str = ""
-    """The data to be passed to the application."""
 
     def keys(self) -> tuple[str, ...]:
         return self.channel.keys()
 
 
 class ChannelDtmfReceived(Event, frozen=True, kw_only=True):
-    """DTMF received on a channel. This event is sent when the DTMF ends. There is no notification about
-    the start of DTMF"""
+    """ARI's event ChannelDtmfReceived."""
 
     channel: Channel
-    """The channel on which DTMF was received"""
     digit: str = ""
-    """DTMF digit received (0-9, A-E, # or *)"""
     duration_ms: int = 0
-    """Number of milliseconds DTMF was received"""
 
     def keys(self) -> tuple[str, ...]:
         return self.channel.keys()
 
 
 class ChannelEnteredBridge(Event, frozen=True, kw_only=True):
-    """Notification that a channel has entered a bridge."""
+    """ARI's event ChannelEnteredBridge."""
 
     bridge: Bridge
     channel: Channel | None = None
@@ -777,35 +579,29 @@ class ChannelEnteredBridge(Event, frozen=True, kw_only=True):
 
 
 class ChannelHangupRequest(Event, frozen=True, kw_only=True):
-    """A hangup was requested on the channel."""
+    """ARI's event ChannelHangupRequest."""
 
     channel: Channel
-    """The channel on which the hangup was requested."""
     cause: int | None = None
-    """Integer representation of the cause of the hangup."""
     tech_cause: int | None = None
-    """Integer representation of the technology-specific off-nominal cause of the hangup."""
     soft: bool | None = None
-    """Whether the hangup request was a soft hangup request."""
 
     def keys(self) -> tuple[str, ...]:
         return self.channel.keys()
 
 
 class ChannelHold(Event, frozen=True, kw_only=True):
-    """A channel initiated a media hold."""
+    """ARI's event ChannelHold."""
 
     channel: Channel
-    """The channel that initiated the hold event."""
     musicclass: str = ""
-    """The music on hold class that the initiator requested."""
 
     def keys(self) -> tuple[str, ...]:
         return self.channel.keys()
 
 
 class ChannelLeftBridge(Event, frozen=True, kw_only=True):
-    """Notification that a channel has left a bridge."""
+    """ARI's event ChannelLeftBridge."""
 
     bridge: Bridge
     channel: Channel
@@ -815,7 +611,7 @@ class ChannelLeftBridge(Event, frozen=True, kw_only=True):
 
 
 class ChannelStateChange(Event, frozen=True, kw_only=True):
-    """Notification of a channel's state change."""
+    """ARI's event ChannelStateChange."""
 
     channel: Channel
 
@@ -824,95 +620,79 @@ class ChannelStateChange(Event, frozen=True, kw_only=True):
 
 
 class ChannelTalkingFinished(Event, frozen=True, kw_only=True):
-    """Talking is no longer detected on the channel."""
+    """ARI's event ChannelTalkingFinished."""
 
     channel: Channel
-    """The channel on which talking completed."""
     duration: int = 0
-    """The length of time, in milliseconds, that talking was detected on the channel"""
 
     def keys(self) -> tuple[str, ...]:
         return self.channel.keys()
 
 
 class ChannelTalkingStarted(Event, frozen=True, kw_only=True):
-    """Talking was detected on the channel."""
+    """ARI's event ChannelTalkingStarted."""
 
     channel: Channel
-    """The channel on which talking started."""
 
     def keys(self) -> tuple[str, ...]:
         return self.channel.keys()
 
 
 class ChannelToneDetected(Event, frozen=True, kw_only=True):
-    """Tone was detected on the channel."""
+    """ARI's event ChannelToneDetected."""
 
     channel: Channel
-    """The channel the tone was detected on."""
 
     def keys(self) -> tuple[str, ...]:
         return self.channel.keys()
 
 
 class ChannelTransfer(Event, frozen=True, kw_only=True):
-    """transfer on a channel."""
+    """ARI's event ChannelTransfer."""
 
     refer_to: ReferTo
-    """Refer-To information with optionally both affected channels"""
     referred_by: ReferredBy
-    """Referred-By SIP Header according rfc3892"""
     state: str = ""
-    """Transfer State"""
 
     def keys(self) -> tuple[str, ...]:
         return keys_of(self.refer_to, self.referred_by)
 
 
 class ChannelUnhold(Event, frozen=True, kw_only=True):
-    """A channel initiated a media unhold."""
+    """ARI's event ChannelUnhold."""
 
     channel: Channel
-    """The channel that initiated the unhold event."""
 
     def keys(self) -> tuple[str, ...]:
         return self.channel.keys()
 
 
 class ChannelUserevent(Event, frozen=True, kw_only=True):
-    """User-generated event with additional user-defined fields in the object."""
+    """ARI's event ChannelUserevent."""
 
     eventname: str = ""
-    """The name of the user event."""
     channel: Channel | None = None
-    """A channel that is signaled with the user event."""
     bridge: Bridge | None = None
-    """A bridge that is signaled with the user event."""
     endpoint: Endpoint | None = None
-    """A endpoint that is signaled with the user event."""
     userevent: dict[str, Any] = {}
-    """Custom Userevent data"""
 
     def keys(self) -> tuple[str, ...]:
         return keys_of(self.channel, self.bridge, self.endpoint)
 
 
 class ChannelVarset(Event, frozen=True, kw_only=True):
-    """Channel variable changed."""
+    """ARI's event ChannelVarset."""
 
     variable: str = ""
-    """The variable that changed."""
     value: str = ""
-    """The new value of the variable."""
     channel: Channel | None = None
-    """The channel on which the variable was set. If missing, the variable is a global variable."""
 
     def keys(self) -> tuple[str, ...]:
         return keys_of(self.channel)
 
 
 class ContactStatusChange(Event, frozen=True, kw_only=True):
-    """The state of a contact on an endpoint has changed."""
+    """ARI's event ContactStatusChange."""
 
     endpoint: Endpoint
     contact_info: ContactInfo = ContactInfo()
@@ -922,37 +702,30 @@ class ContactStatusChange(Event, frozen=True, kw_only=True):
 
 
 class DeviceStateChanged(Event, frozen=True, kw_only=True):
-    """Notification that a device state has changed."""
+    """ARI's event DeviceStateChanged."""
 
     device_state: DeviceState
-    """Device state object"""
 
     def keys(self) -> tuple[str, ...]:
         return self.device_state.keys()
 
 
 class Dial(Event, frozen=True, kw_only=True):
-    """Dialing state has changed."""
+    """ARI's event Dial."""
 
     peer: Channel
-    """The dialed channel."""
     caller: Channel | None = None
-    """The calling channel."""
     forward: str = ""
-    """Forwarding target requested by the original dialed channel."""
     forwarded: Channel | None = None
-    """Channel that the caller has been forwarded to."""
     dialstring: str = ""
-    """The dial string for calling the peer channel."""
     dialstatus: str = ""
-    """Current status of the dialing attempt to the peer."""
 
     def keys(self) -> tuple[str, ...]:
         return keys_of(self.caller, self.peer, self.forwarded)
 
 
 class EndpointStateChange(Event, frozen=True, kw_only=True):
-    """Endpoint state changed."""
+    """ARI's event EndpointStateChange."""
 
     endpoint: Endpoint
 
@@ -961,14 +734,13 @@ class EndpointStateChange(Event, frozen=True, kw_only=True):
 
 
 class MissingParams(Event, frozen=True, kw_only=True):
-    """Error event sent when required params are missing."""
+    """ARI's event MissingParams."""
 
     params: tuple[str, ...] = ()
-    """A list of the missing parameters"""
 
 
 class PeerStatusChange(Event, frozen=True, kw_only=True):
-    """The state of a peer associated with an endpoint has changed."""
+    """ARI's event PeerStatusChange."""
 
     endpoint: Endpoint
     peer: Peer = Peer()
@@ -978,68 +750,61 @@ class PeerStatusChange(Event, frozen=True, kw_only=True):
 
 
 class PlaybackContinuing(Event, frozen=True, kw_only=True):
-    """Event showing the continuation of a media playback operation from one media URI to the next in the
-    list."""
+    """ARI's event PlaybackContinuing."""
 
     playback: Playback
-    """Playback control object"""
 
     def keys(self) -> tuple[str, ...]:
         return self.playback.keys()
 
 
 class PlaybackFinished(Event, frozen=True, kw_only=True):
-    """Event showing the completion of a media playback operation."""
+    """ARI's event PlaybackFinished."""
 
     playback: Playback
-    """Playback control object"""
 
     def keys(self) -> tuple[str, ...]:
         return self.playback.keys()
 
 
 class PlaybackStarted(Event, frozen=True, kw_only=True):
-    """Event showing the start of a media playback operation."""
+    """ARI's event PlaybackStarted."""
 
     playback: Playback
-    """Playback control object"""
 
     def keys(self) -> tuple[str, ...]:
         return self.playback.keys()
 
 
 class RecordingFailed(Event, frozen=True, kw_only=True):
-    """Event showing failure of a recording operation."""
+    """ARI's event RecordingFailed."""
 
     recording: LiveRecording
-    """Recording control object"""
 
     def keys(self) -> tuple[str, ...]:
         return self.recording.keys()
 
 
 class RecordingFinished(Event, frozen=True, kw_only=True):
-    """Event showing the completion of a recording operation."""
+    """ARI's event RecordingFinished."""
 
     recording: LiveRecording
-    """Recording control object"""
 
     def keys(self) -> tuple[str, ...]:
         return self.recording.keys()
 
 
 class RecordingStarted(Event, frozen=True, kw_only=True):
-    """Event showing the start of a recording operation."""
+    """ARI's event RecordingStarted."""
 
     recording: LiveRecording
-    """Recording control object"""
 
     def keys(self) -> tuple[str, ...]:
         return self.recording.keys()
 
 
 class StasisEnd(Event, frozen=True, kw_only=True):
-    """Notification that a channel has left a Stasis application."""
+    """ARI's event StasisEnd."""
 
     channel: Channel
 
@@ -1048,11 +813,10 @@ class StasisEnd(Event, frozen=True, kw_only=True):
 
 
 class StasisStart(Event, frozen=True, kw_only=True):
-    """Notification that a channel has entered a Stasis application."""
+    """ARI's event StasisStart."""
 
     channel: Channel
     args: tuple[str, ...] = ()
-    """Arguments to the application"""
     replace_channel: Channel | None = None
 
     def keys(self) -> tuple[str, ...]:
@@ -1060,7 +824,7 @@ class StasisStart(Event, frozen=True, kw_only=True):
 
 
 class TextMessageReceived(Event, frozen=True, kw_only=True):
-    """A text message was received from an endpoint."""
+    """ARI's event TextMessageReceived."""
 
     message: TextMessage = TextMessage()
     endpoint: Endpoint | None = None

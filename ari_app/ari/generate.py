@@ -148,7 +148,6 @@ class Parameter:
     type: str
     required: bool
     default: str
-    description: str
 
     @property
     def python_name(self) -> str:
@@ -170,7 +169,6 @@ class Verb:
     method: str
     path: str
     returns: str
-    summary: str
     errors: tuple[str, ...]
     parameters: tuple[Parameter, ...] = field(default=())
 
@@ -217,7 +215,7 @@ class Description:
 def read_verb(resource: str, path: str, operation: dict[str, Any]) -> Verb:
     name = operation["nickname"]
     # Error codes are numbers in most places and strings in some (`move`).
-    errors = tuple(f"{int(e['code'])} {one_line(e['reason'])}" for e in operation.get("errorResponses", []))
+    errors = tuple(str(code) for code in sorted({int(e["code"]) for e in operation.get("errorResponses", [])}))
     parameters = [read_parameter(f"{resource}.{name}", p) for p in operation.get("parameters", [])]
     return Verb(
         resource=resource,
@@ -225,7 +223,6 @@ def read_verb(resource: str, path: str, operation: dict[str, Any]) -> Verb:
         method=operation["httpMethod"],
         path=path,
         returns=operation["responseClass"],
-        summary=one_line(operation["summary"]),
         errors=errors,
         parameters=tuple(sorted(parameters, key=lambda p: not p.required)),
     )
@@ -249,7 +246,6 @@ def read_parameter(verb: str, parameter: dict[str, Any]) -> Parameter:
         type=declared,
         required=where == "path" or bool(parameter.get("required")),
         default=json.dumps(parameter["defaultValue"]) if sent else "None",
-        description=one_line(parameter.get("description", "")),
     )
 
 
@@ -257,22 +253,11 @@ def literal(values: Iterable[str]) -> str:
     return f"Literal[{', '.join(json.dumps(value) for value in values)}]"
 
 
-def one_line(text: str) -> str:
-    return " ".join(re.sub(r"<[^>]+>", " ", text).split()).replace("\\", "/").replace('"""', "'''")
-
-
-def docstring(indent: str, summary: str, details: list[str]) -> Iterator[str]:
-    """A docstring whose lines fit; a detail is wrapped with a hanging indent."""
-    first = textwrap.wrap(f'"""{summary}', WIDTH - len(indent) - 3)
-    if not details:
-        first[-1] += '"""'
-        yield from (indent + line for line in first)
-        return
-    yield from (indent + line for line in first)
-    yield ""
-    for detail in details:
-        yield from textwrap.wrap(detail, WIDTH, initial_indent=indent, subsequent_indent=indent + "    ")
-    yield indent + '"""'
+def docstring(indent: str, text: str) -> Iterator[str]:
+    """A docstring whose lines fit."""
+    lines = textwrap.wrap(f'"""{text}', WIDTH - len(indent) - 3)
+    lines[-1] += '"""'
+    yield from (indent + line for line in lines)
 
 
 # --- events.py -------------------------------------------------------------------------------------------------------
@@ -325,7 +310,7 @@ def class_lines(name: str, base: str, models: dict[str, dict[str, Any]], plain: 
     yield ""
     yield ""
     yield f"class {name}({base}, frozen=True, kw_only=True):"
-    yield from docstring("    ", one_line(model.get("description") or name), [])
+    yield f'    """ARI\'s {"event" if base == "Event" else "model"} {name}."""'
     properties = {n: p for n, p in model["properties"].items() if not (base == "Event" and n in EVENT_FIELDS)}
     lines = [(*field_line(name, n, p, plain), p) for n, p in properties.items()]
     if lines:
@@ -333,11 +318,8 @@ def class_lines(name: str, base: str, models: dict[str, dict[str, Any]], plain: 
     for _, line, description in sorted(lines, key=lambda line: not line[0]):
         yield f"    {line}"
         values = (description.get("allowableValues") or {}).get("values")
-        text = one_line(description.get("description", ""))
-        choices = f"One of: {', '.join(values)}." if values else ""
-        details = f"{text.removesuffix('.')}. {choices}" if text and choices else text or choices
-        if details:
-            yield from docstring("    ", details, [])
+        if values:
+            yield from docstring("    ", f"One of: {', '.join(values)}.")
     if base == "Event":
         concerned = [n for n, p in properties.items() if p["type"] in KEYED]
         if concerned:
@@ -421,7 +403,7 @@ def verb_lines(verb: Verb) -> Iterator[str]:
     read, returns, handed = result(verb)
     yield ""
     yield from signature("    ", verb.name, verb.parameters, returns)
-    yield from docstring("        ", verb.summary, details(verb, verb.parameters))
+    yield from docstring("        ", asks(verb))
     path = re.sub(r"\{(\w+)\}", lambda m: f"{{segment({m[1]})}}", verb.path.removeprefix("/"))
     arguments = [
         json.dumps(verb.full_name),
@@ -445,9 +427,10 @@ def verb_lines(verb: Verb) -> Iterator[str]:
         yield f"        {handed.format('answer')}"
 
 
-def details(verb: Verb, parameters: tuple[Parameter, ...]) -> list[str]:
-    said = [f"{p.python_name}: {p.description}" for p in parameters if p.where != "path" and p.description]
-    return [*said, *([f"Refused with: {'; '.join(verb.errors)}."] if verb.errors else [])]
+def asks(verb: Verb) -> str:
+    """What goes over the wire, and the statuses of a refusal."""
+    refused = f" Refused with {', '.join(verb.errors)}." if verb.errors else ""
+    return f"{verb.method} {verb.path}.{refused}"
 
 
 def signature(indent: str, name: str, parameters: tuple[Parameter, ...], returns: str) -> Iterator[str]:
@@ -488,7 +471,7 @@ def bound_lines(model: str, verbs: list[Verb]) -> Iterator[str]:
     yield ""
     yield ""
     yield f"class Bound{model}(events.{model}, frozen=True, kw_only=True):"
-    yield from docstring("    ", f"A {model} as it was when asked for, with its verbs.", [])
+    yield from docstring("    ", f"A {model} as it was when asked for, with its verbs.")
     yield ""
     yield "    verbs: Verbs"
     yield ""
@@ -508,7 +491,7 @@ def bound_lines(model: str, verbs: list[Verb]) -> Iterator[str]:
         _, returns, _ = result(verb)
         yield ""
         yield from signature("    ", verb.name, others, returns)
-        yield from docstring("        ", verb.summary, [])
+        yield from docstring("        ", asks(verb))
         passed = [f"{own_id}=self.{name_field}", *(f"{p.python_name}={p.python_name}" for p in others)]
         start = "await " if returns == "None" else "return await "
         whole = f"        {start}self.verbs.{resource}.{verb.name}({', '.join(passed)})"

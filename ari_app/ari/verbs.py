@@ -56,11 +56,11 @@ class BoundChannel(events.Channel, frozen=True, kw_only=True):
         return self.verbs.listen(self.id, event_type, lambda event: heard(self, event))
 
     async def get(self) -> BoundChannel:
-        """Channel details."""
+        """GET /channels/{channelId}. Refused with 404."""
         return await self.verbs.channels.get(channelId=self.id)
 
     async def hangup(self, *, reason_code: str | None = None, reason: HangupReason | None = None) -> None:
-        """Delete (i.e. hangup) a channel."""
+        """DELETE /channels/{channelId}. Refused with 400, 404."""
         await self.verbs.channels.hangup(channelId=self.id, reason_code=reason_code, reason=reason)
 
     async def continueInDialplan(
@@ -71,7 +71,7 @@ class BoundChannel(events.Channel, frozen=True, kw_only=True):
         priority: int | None = None,
         label: str | None = None,
     ) -> None:
-        """Exit application; continue execution in the dialplan."""
+        """POST /channels/{channelId}/continue. Refused with 404, 409, 412."""
         await self.verbs.channels.continueInDialplan(
             channelId=self.id,
             context=context,
@@ -81,27 +81,27 @@ class BoundChannel(events.Channel, frozen=True, kw_only=True):
         )
 
     async def move(self, *, app: str, appArgs: str | None = None) -> None:
-        """Move the channel from one Stasis application to another."""
+        """POST /channels/{channelId}/move. Refused with 404, 409."""
         await self.verbs.channels.move(channelId=self.id, app=app, appArgs=appArgs)
 
     async def redirect(self, *, endpoint: str) -> None:
-        """Redirect the channel to a different location."""
+        """POST /channels/{channelId}/redirect. Refused with 400, 404, 409, 412, 422."""
         await self.verbs.channels.redirect(channelId=self.id, endpoint=endpoint)
 
     async def answer(self) -> None:
-        """Answer a channel."""
+        """POST /channels/{channelId}/answer. Refused with 404, 409, 412."""
         await self.verbs.channels.answer(channelId=self.id)
 
     async def ring(self) -> None:
-        """Indicate ringing to a channel."""
+        """POST /channels/{channelId}/ring. Refused with 404, 409, 412."""
         await self.verbs.channels.ring(channelId=self.id)
 
     async def ringStop(self) -> None:
-        """Stop ringing indication on a channel if locally generated."""
+        """DELETE /channels/{channelId}/ring. Refused with 404, 409, 412."""
         await self.verbs.channels.ringStop(channelId=self.id)
 
     async def progress(self) -> None:
-        """Indicate progress on a channel."""
+        """POST /channels/{channelId}/progress. Refused with 404, 409, 412."""
         await self.verbs.channels.progress(channelId=self.id)
 
     async def sendDTMF(
@@ -113,7 +113,7 @@ class BoundChannel(events.Channel, frozen=True, kw_only=True):
         duration: int | None = None,
         after: int | None = None,
     ) -> None:
-        """Send provided DTMF to a given channel."""
+        """POST /channels/{channelId}/dtmf. Refused with 400, 404, 409, 412."""
         await self.verbs.channels.sendDTMF(
             channelId=self.id,
             dtmf=dtmf,
@@ -124,35 +124,35 @@ class BoundChannel(events.Channel, frozen=True, kw_only=True):
         )
 
     async def mute(self, *, direction: Literal["both", "in", "out"] = "both") -> None:
-        """Mute a channel."""
+        """POST /channels/{channelId}/mute. Refused with 404, 409, 412."""
         await self.verbs.channels.mute(channelId=self.id, direction=direction)
 
     async def unmute(self, *, direction: Literal["both", "in", "out"] = "both") -> None:
-        """Unmute a channel."""
+        """DELETE /channels/{channelId}/mute. Refused with 404, 409, 412."""
         await self.verbs.channels.unmute(channelId=self.id, direction=direction)
 
     async def hold(self) -> None:
-        """Hold a channel."""
+        """POST /channels/{channelId}/hold. Refused with 404, 409, 412."""
         await self.verbs.channels.hold(channelId=self.id)
 
     async def unhold(self) -> None:
-        """Remove a channel from hold."""
+        """DELETE /channels/{channelId}/hold. Refused with 404, 409, 412."""
         await self.verbs.channels.unhold(channelId=self.id)
 
     async def startMoh(self, *, mohClass: str | None = None) -> None:
-        """Play music on hold to a channel."""
+        """POST /channels/{channelId}/moh. Refused with 404, 409, 412."""
         await self.verbs.channels.startMoh(channelId=self.id, mohClass=mohClass)
 
     async def stopMoh(self) -> None:
-        """Stop playing music on hold to a channel."""
+        """DELETE /channels/{channelId}/moh. Refused with 404, 409, 412."""
         await self.verbs.channels.stopMoh(channelId=self.id)
 
     async def startSilence(self) -> None:
-        """Play silence to a channel."""
+        """POST /channels/{channelId}/silence. Refused with 404, 409, 412."""
         await self.verbs.channels.startSilence(channelId=self.id)
 
     async def stopSilence(self) -> None:
-        """Stop playing silence to a channel."""
+        """DELETE /channels/{channelId}/silence. Refused with 404, 409, 412."""
         await self.verbs.channels.stopSilence(channelId=self.id)
 
     async def play(
@@ -164,7 +164,7 @@ class BoundChannel(events.Channel, frozen=True, kw_only=True):
         skipms: int | None = None,
         playbackId: str | None = None,
     ) -> BoundPlayback:
-        """Start playback of media."""
+        """POST /channels/{channelId}/play. Refused with 404, 409, 412."""
         return await self.verbs.channels.play(
             channelId=self.id,
             media=media,
@@ -183,7 +183,7 @@ class BoundChannel(events.Channel, frozen=True, kw_only=True):
         offsetms: int | None = None,
         skipms: int | None = None,
     ) -> BoundPlayback:
-        """Start playback of media and specify the playbackId."""
+        """POST /channels/{channelId}/play/{playbackId}. Refused with 404, 409, 412."""
         return await self.verbs.channels.playWithId(
             channelId=self.id,
             playbackId=playbackId,
@@ -204,7 +204,7 @@ class BoundChannel(events.Channel, frozen=True, kw_only=True):
         beep: bool | None = None,
         terminateOn: Literal["none", "any", "*", "#"] | None = None,
     ) -> BoundLiveRecording:
-        """Start a recording."""
+        """POST /channels/{channelId}/record. Refused with 400, 404, 409, 422."""
         return await self.verbs.channels.record(
             channelId=self.id,
             name=name,
@@ -217,7 +217,7 @@ class BoundChannel(events.Channel, frozen=True, kw_only=True):
         )
 
     async def getChannelVar(self, *, variable: str) -> events.Variable:
-        """Get the value of a channel variable or function."""
+        """GET /channels/{channelId}/variable. Refused with 400, 404, 409."""
         return await self.verbs.channels.getChannelVar(channelId=self.id, variable=variable)
 
     async def setChannelVar(
@@ -227,7 +227,7 @@ class BoundChannel(events.Channel, frozen=True, kw_only=True):
         value: str | None = None,
         report_events: bool | None = None,
     ) -> None:
-        """Set the value of a channel variable or function."""
+        """POST /channels/{channelId}/variable. Refused with 400, 404, 409."""
         await self.verbs.channels.setChannelVar(
             channelId=self.id,
             variable=variable,
@@ -236,11 +236,11 @@ class BoundChannel(events.Channel, frozen=True, kw_only=True):
         )
 
     async def getChannelVars(self, *, variables: str | Sequence[str]) -> events.Variables:
-        """Get the value of multiple channel variables or functions."""
+        """GET /channels/{channelId}/variables. Refused with 400, 404, 409."""
         return await self.verbs.channels.getChannelVars(channelId=self.id, variables=variables)
 
     async def setChannelVars(self, *, variables: Mapping[str, str]) -> None:
-        """Set the values of multiple channel variables or functions."""
+        """POST /channels/{channelId}/variables. Refused with 400, 404, 409."""
         await self.verbs.channels.setChannelVars(channelId=self.id, variables=variables)
 
     async def snoopChannel(
@@ -252,7 +252,7 @@ class BoundChannel(events.Channel, frozen=True, kw_only=True):
         appArgs: str | None = None,
         snoopId: str | None = None,
     ) -> BoundChannel:
-        """Start snooping."""
+        """POST /channels/{channelId}/snoop. Refused with 400, 404."""
         return await self.verbs.channels.snoopChannel(
             channelId=self.id,
             app=app,
@@ -271,7 +271,7 @@ class BoundChannel(events.Channel, frozen=True, kw_only=True):
         whisper: Literal["none", "both", "out", "in"] | None = None,
         appArgs: str | None = None,
     ) -> BoundChannel:
-        """Start snooping."""
+        """POST /channels/{channelId}/snoop/{snoopId}. Refused with 400, 404."""
         return await self.verbs.channels.snoopChannelWithId(
             channelId=self.id,
             snoopId=snoopId,
@@ -282,15 +282,15 @@ class BoundChannel(events.Channel, frozen=True, kw_only=True):
         )
 
     async def dial(self, *, caller: str | None = None, timeout: int | None = None) -> None:
-        """Dial a created channel."""
+        """POST /channels/{channelId}/dial. Refused with 404, 409."""
         await self.verbs.channels.dial(channelId=self.id, caller=caller, timeout=timeout)
 
     async def rtpstatistics(self) -> events.RTPstat:
-        """RTP stats on a channel."""
+        """GET /channels/{channelId}/rtp_statistics. Refused with 404."""
         return await self.verbs.channels.rtpstatistics(channelId=self.id)
 
     async def transfer_progress(self, *, states: str) -> None:
-        """Inform the channel about the progress of the attended/blind transfer."""
+        """POST /channels/{channelId}/transfer_progress. Refused with 400, 404, 409, 412."""
         await self.verbs.channels.transfer_progress(channelId=self.id, states=states)
 
 
@@ -308,15 +308,15 @@ class BoundBridge(events.Bridge, frozen=True, kw_only=True):
         return self.verbs.listen(self.id, event_type, lambda event: heard(self, event))
 
     async def get(self) -> BoundBridge:
-        """Get bridge details."""
+        """GET /bridges/{bridgeId}. Refused with 404."""
         return await self.verbs.bridges.get(bridgeId=self.id)
 
     async def destroy(self) -> None:
-        """Shut down a bridge."""
+        """DELETE /bridges/{bridgeId}. Refused with 404."""
         await self.verbs.bridges.destroy(bridgeId=self.id)
 
     async def getBridgeVar(self, *, variable: str) -> events.Variable:
-        """Get the value of a bridge variable or function."""
+        """GET /bridges/{bridgeId}/variable. Refused with 400, 404, 409."""
         return await self.verbs.bridges.getBridgeVar(bridgeId=self.id, variable=variable)
 
     async def setBridgeVar(
@@ -326,7 +326,7 @@ class BoundBridge(events.Bridge, frozen=True, kw_only=True):
         value: str | None = None,
         report_events: bool | None = None,
     ) -> None:
-        """Set the value of a bridge variable or function."""
+        """POST /bridges/{bridgeId}/variable. Refused with 400, 404, 409."""
         await self.verbs.bridges.setBridgeVar(
             bridgeId=self.id,
             variable=variable,
@@ -335,11 +335,11 @@ class BoundBridge(events.Bridge, frozen=True, kw_only=True):
         )
 
     async def getBridgeVars(self, *, variables: str | Sequence[str]) -> events.Variables:
-        """Get the value of multiple bridge variables or functions."""
+        """GET /bridges/{bridgeId}/variables. Refused with 400, 404, 409."""
         return await self.verbs.bridges.getBridgeVars(bridgeId=self.id, variables=variables)
 
     async def setBridgeVars(self, *, variables: Mapping[str, str]) -> None:
-        """Set the values of multiple bridge variables or functions."""
+        """POST /bridges/{bridgeId}/variables. Refused with 400, 404, 409."""
         await self.verbs.bridges.setBridgeVars(bridgeId=self.id, variables=variables)
 
     async def addChannel(
@@ -351,7 +351,7 @@ class BoundBridge(events.Bridge, frozen=True, kw_only=True):
         mute: bool | None = None,
         inhibitConnectedLineUpdates: bool | None = None,
     ) -> None:
-        """Add a channel to a bridge."""
+        """POST /bridges/{bridgeId}/addChannel. Refused with 400, 404, 409, 422."""
         await self.verbs.bridges.addChannel(
             bridgeId=self.id,
             channel=channel,
@@ -362,26 +362,23 @@ class BoundBridge(events.Bridge, frozen=True, kw_only=True):
         )
 
     async def removeChannel(self, *, channel: str | Sequence[str]) -> None:
-        """Remove a channel from a bridge."""
+        """POST /bridges/{bridgeId}/removeChannel. Refused with 400, 404, 409, 422."""
         await self.verbs.bridges.removeChannel(bridgeId=self.id, channel=channel)
 
     async def setVideoSource(self, *, channelId: str) -> None:
-        """Set a channel as the video source in a multi-party mixing bridge. This operation has no effect
-        on bridges with two or fewer participants."""
+        """POST /bridges/{bridgeId}/videoSource/{channelId}. Refused with 404, 409, 422."""
         await self.verbs.bridges.setVideoSource(bridgeId=self.id, channelId=channelId)
 
     async def clearVideoSource(self) -> None:
-        """Removes any explicit video source in a multi-party mixing bridge. This operation has no effect
-        on bridges with two or fewer participants. When no explicit video source is set, talk detection
-        will be used to determine the active video stream."""
+        """DELETE /bridges/{bridgeId}/videoSource. Refused with 404."""
         await self.verbs.bridges.clearVideoSource(bridgeId=self.id)
 
     async def startMoh(self, *, mohClass: str | None = None) -> None:
-        """Play music on hold to a bridge or change the MOH class that is playing."""
+        """POST /bridges/{bridgeId}/moh. Refused with 404, 409."""
         await self.verbs.bridges.startMoh(bridgeId=self.id, mohClass=mohClass)
 
     async def stopMoh(self) -> None:
-        """Stop playing music on hold to a bridge."""
+        """DELETE /bridges/{bridgeId}/moh. Refused with 404, 409."""
         await self.verbs.bridges.stopMoh(bridgeId=self.id)
 
     async def play(
@@ -394,7 +391,7 @@ class BoundBridge(events.Bridge, frozen=True, kw_only=True):
         skipms: int | None = None,
         playbackId: str | None = None,
     ) -> BoundPlayback:
-        """Start playback of media on a bridge."""
+        """POST /bridges/{bridgeId}/play. Refused with 404, 409, 422."""
         return await self.verbs.bridges.play(
             bridgeId=self.id,
             media=media,
@@ -415,7 +412,7 @@ class BoundBridge(events.Bridge, frozen=True, kw_only=True):
         offsetms: int | None = None,
         skipms: int | None = None,
     ) -> BoundPlayback:
-        """Start playback of media on a bridge."""
+        """POST /bridges/{bridgeId}/play/{playbackId}. Refused with 404, 409, 422."""
         return await self.verbs.bridges.playWithId(
             bridgeId=self.id,
             playbackId=playbackId,
@@ -438,7 +435,7 @@ class BoundBridge(events.Bridge, frozen=True, kw_only=True):
         beep: bool | None = None,
         terminateOn: Literal["none", "any", "*", "#"] | None = None,
     ) -> BoundLiveRecording:
-        """Start a recording."""
+        """POST /bridges/{bridgeId}/record. Refused with 400, 404, 409, 422."""
         return await self.verbs.bridges.record(
             bridgeId=self.id,
             name=name,
@@ -466,11 +463,11 @@ class BoundPlayback(events.Playback, frozen=True, kw_only=True):
         return self.verbs.listen(self.id, event_type, lambda event: heard(self, event))
 
     async def get(self) -> BoundPlayback:
-        """Get a playback's details."""
+        """GET /playbacks/{playbackId}. Refused with 404."""
         return await self.verbs.playbacks.get(playbackId=self.id)
 
     async def stop(self) -> None:
-        """Stop a playback."""
+        """DELETE /playbacks/{playbackId}. Refused with 404."""
         await self.verbs.playbacks.stop(playbackId=self.id)
 
     async def control(
@@ -478,7 +475,7 @@ class BoundPlayback(events.Playback, frozen=True, kw_only=True):
         *,
         operation: Literal["restart", "pause", "unpause", "reverse", "forward"],
     ) -> None:
-        """Control a playback."""
+        """POST /playbacks/{playbackId}/control. Refused with 400, 404, 409."""
         await self.verbs.playbacks.control(playbackId=self.id, operation=operation)
 
 
@@ -496,31 +493,31 @@ class BoundLiveRecording(events.LiveRecording, frozen=True, kw_only=True):
         return self.verbs.listen(self.name, event_type, lambda event: heard(self, event))
 
     async def getLive(self) -> BoundLiveRecording:
-        """List live recordings."""
+        """GET /recordings/live/{recordingName}. Refused with 404."""
         return await self.verbs.recordings.getLive(recordingName=self.name)
 
     async def cancel(self) -> None:
-        """Stop a live recording and discard it."""
+        """DELETE /recordings/live/{recordingName}. Refused with 404."""
         await self.verbs.recordings.cancel(recordingName=self.name)
 
     async def stop(self) -> None:
-        """Stop a live recording and store it."""
+        """POST /recordings/live/{recordingName}/stop. Refused with 404."""
         await self.verbs.recordings.stop(recordingName=self.name)
 
     async def pause(self) -> None:
-        """Pause a live recording."""
+        """POST /recordings/live/{recordingName}/pause. Refused with 404, 409."""
         await self.verbs.recordings.pause(recordingName=self.name)
 
     async def unpause(self) -> None:
-        """Unpause a live recording."""
+        """DELETE /recordings/live/{recordingName}/pause. Refused with 404, 409."""
         await self.verbs.recordings.unpause(recordingName=self.name)
 
     async def mute(self) -> None:
-        """Mute a live recording."""
+        """POST /recordings/live/{recordingName}/mute. Refused with 404, 409."""
         await self.verbs.recordings.mute(recordingName=self.name)
 
     async def unmute(self) -> None:
-        """Unmute a live recording."""
+        """DELETE /recordings/live/{recordingName}/mute. Refused with 404, 409."""
         await self.verbs.recordings.unmute(recordingName=self.name)
 
 
@@ -538,15 +535,15 @@ class BoundStoredRecording(events.StoredRecording, frozen=True, kw_only=True):
         return self.verbs.listen(self.name, event_type, lambda event: heard(self, event))
 
     async def getStored(self) -> BoundStoredRecording:
-        """Get a stored recording's details."""
+        """GET /recordings/stored/{recordingName}. Refused with 404."""
         return await self.verbs.recordings.getStored(recordingName=self.name)
 
     async def deleteStored(self) -> None:
-        """Delete a stored recording."""
+        """DELETE /recordings/stored/{recordingName}. Refused with 404."""
         await self.verbs.recordings.deleteStored(recordingName=self.name)
 
     async def copyStored(self, *, destinationRecordingName: str) -> BoundStoredRecording:
-        """Copy a stored recording."""
+        """POST /recordings/stored/{recordingName}/copy. Refused with 404, 409."""
         return await self.verbs.recordings.copyStored(
             recordingName=self.name,
             destinationRecordingName=destinationRecordingName,
@@ -557,7 +554,7 @@ class Applications(Resource):
     """The verbs of `client.applications`."""
 
     async def list(self) -> tuple[events.Application, ...]:
-        """List all applications."""
+        """GET /applications."""
         answer = await self._ask(
             "applications.list",
             "GET",
@@ -570,10 +567,7 @@ class Applications(Resource):
         return answer
 
     async def get(self, *, applicationName: str) -> events.Application:
-        """Get details of an application.
-
-        Refused with: 404 Application does not exist..
-        """
+        """GET /applications/{applicationName}. Refused with 404."""
         answer = await self._ask(
             "applications.get",
             "GET",
@@ -591,13 +585,7 @@ class Applications(Resource):
         applicationName: str,
         eventSource: str | Sequence[str],
     ) -> events.Application:
-        """Subscribe an application to a event source.
-
-        eventSource: URI for event source (channel:{channelId}, bridge:{bridgeId},
-            endpoint:{tech}[/{resource}], deviceState:{deviceName}
-        Refused with: 400 Missing parameter.; 404 Application does not exist.; 422 Event source does not
-            exist..
-        """
+        """POST /applications/{applicationName}/subscription. Refused with 400, 404, 422."""
         answer = await self._ask(
             "applications.subscribe",
             "POST",
@@ -615,13 +603,7 @@ class Applications(Resource):
         applicationName: str,
         eventSource: str | Sequence[str],
     ) -> events.Application:
-        """Unsubscribe an application from an event source.
-
-        eventSource: URI for event source (channel:{channelId}, bridge:{bridgeId},
-            endpoint:{tech}[/{resource}], deviceState:{deviceName}
-        Refused with: 400 Missing parameter; event source scheme not recognized.; 404 Application does not
-            exist.; 409 Application not subscribed to event source.; 422 Event source does not exist..
-        """
+        """DELETE /applications/{applicationName}/subscription. Refused with 400, 404, 409, 422."""
         answer = await self._ask(
             "applications.unsubscribe",
             "DELETE",
@@ -639,11 +621,7 @@ class Applications(Resource):
         applicationName: str,
         filter: Mapping[str, Any] | None = None,
     ) -> events.Application:
-        """Filter application events types.
-
-        filter: Specify which event types to allow/disallow
-        Refused with: 400 Bad request.; 404 Application does not exist..
-        """
+        """PUT /applications/{applicationName}/eventFilter. Refused with 400, 404."""
         answer = await self._ask(
             "applications.filter",
             "PUT",
@@ -666,10 +644,7 @@ class Asterisk(Resource):
         objectType: str,
         id: str,
     ) -> tuple[events.ConfigTuple, ...]:
-        """Retrieve a dynamic configuration object.
-
-        Refused with: 404 {configClass|objectType|id} not found.
-        """
+        """GET /asterisk/config/dynamic/{configClass}/{objectType}/{id}. Refused with 404."""
         answer = await self._ask(
             "asterisk.getObject",
             "GET",
@@ -689,13 +664,7 @@ class Asterisk(Resource):
         id: str,
         fields: Sequence[Mapping[str, str]] | None = None,
     ) -> tuple[events.ConfigTuple, ...]:
-        """Create or update a dynamic configuration object.
-
-        fields: The body object should have a value that is a list of ConfigTuples, which provide the fields
-            to update. Ex. [ { "attribute": "directmedia", "value": "false" } ]
-        Refused with: 400 Bad request body; 403 Could not create or update object; 404
-            {configClass|objectType} not found.
-        """
+        """PUT /asterisk/config/dynamic/{configClass}/{objectType}/{id}. Refused with 400, 403, 404."""
         answer = await self._ask(
             "asterisk.updateObject",
             "PUT",
@@ -708,10 +677,7 @@ class Asterisk(Resource):
         return answer
 
     async def deleteObject(self, *, configClass: str, objectType: str, id: str) -> None:
-        """Delete a dynamic configuration object.
-
-        Refused with: 403 Could not delete object; 404 {configClass|objectType|id} not found.
-        """
+        """DELETE /asterisk/config/dynamic/{configClass}/{objectType}/{id}. Refused with 403, 404."""
         await self._ask(
             "asterisk.deleteObject",
             "DELETE",
@@ -723,10 +689,7 @@ class Asterisk(Resource):
         )
 
     async def getInfo(self, *, only: str | Sequence[str] | None = None) -> events.AsteriskInfo:
-        """Gets Asterisk system information.
-
-        only: Filter information returned
-        """
+        """GET /asterisk/info."""
         answer = await self._ask(
             "asterisk.getInfo",
             "GET",
@@ -739,7 +702,7 @@ class Asterisk(Resource):
         return answer
 
     async def ping(self) -> events.AsteriskPing:
-        """Response pong message."""
+        """GET /asterisk/ping."""
         answer = await self._ask(
             "asterisk.ping",
             "GET",
@@ -752,7 +715,7 @@ class Asterisk(Resource):
         return answer
 
     async def listModules(self) -> tuple[events.Module, ...]:
-        """List Asterisk modules."""
+        """GET /asterisk/modules."""
         answer = await self._ask(
             "asterisk.listModules",
             "GET",
@@ -765,11 +728,7 @@ class Asterisk(Resource):
         return answer
 
     async def getModule(self, *, moduleName: str) -> events.Module:
-        """Get Asterisk module information.
-
-        Refused with: 404 Module could not be found in running modules.; 409 Module information could not be
-            retrieved..
-        """
+        """GET /asterisk/modules/{moduleName}. Refused with 404, 409."""
         answer = await self._ask(
             "asterisk.getModule",
             "GET",
@@ -782,10 +741,7 @@ class Asterisk(Resource):
         return answer
 
     async def loadModule(self, *, moduleName: str) -> None:
-        """Load an Asterisk module.
-
-        Refused with: 409 Module could not be loaded..
-        """
+        """POST /asterisk/modules/{moduleName}. Refused with 409."""
         await self._ask(
             "asterisk.loadModule",
             "POST",
@@ -797,10 +753,7 @@ class Asterisk(Resource):
         )
 
     async def unloadModule(self, *, moduleName: str) -> None:
-        """Unload an Asterisk module.
-
-        Refused with: 404 Module not found in running modules.; 409 Module could not be unloaded..
-        """
+        """DELETE /asterisk/modules/{moduleName}. Refused with 404, 409."""
         await self._ask(
             "asterisk.unloadModule",
             "DELETE",
@@ -812,10 +765,7 @@ class Asterisk(Resource):
         )
 
     async def reloadModule(self, *, moduleName: str) -> None:
-        """Reload an Asterisk module.
-
-        Refused with: 404 Module not found in running modules.; 409 Module could not be reloaded..
-        """
+        """PUT /asterisk/modules/{moduleName}. Refused with 404, 409."""
         await self._ask(
             "asterisk.reloadModule",
             "PUT",
@@ -827,7 +777,7 @@ class Asterisk(Resource):
         )
 
     async def listLogChannels(self) -> tuple[events.LogChannel, ...]:
-        """Gets Asterisk log channel information."""
+        """GET /asterisk/logging."""
         answer = await self._ask(
             "asterisk.listLogChannels",
             "GET",
@@ -840,11 +790,7 @@ class Asterisk(Resource):
         return answer
 
     async def addLog(self, *, logChannelName: str, configuration: str) -> None:
-        """Adds a log channel.
-
-        configuration: levels of the log channel
-        Refused with: 400 Bad request body; 409 Log channel could not be created..
-        """
+        """POST /asterisk/logging/{logChannelName}. Refused with 400, 409."""
         await self._ask(
             "asterisk.addLog",
             "POST",
@@ -856,10 +802,7 @@ class Asterisk(Resource):
         )
 
     async def deleteLog(self, *, logChannelName: str) -> None:
-        """Deletes a log channel.
-
-        Refused with: 404 Log channel does not exist..
-        """
+        """DELETE /asterisk/logging/{logChannelName}. Refused with 404."""
         await self._ask(
             "asterisk.deleteLog",
             "DELETE",
@@ -871,10 +814,7 @@ class Asterisk(Resource):
         )
 
     async def rotateLog(self, *, logChannelName: str) -> None:
-        """Rotates a log channel.
-
-        Refused with: 404 Log channel does not exist..
-        """
+        """PUT /asterisk/logging/{logChannelName}/rotate. Refused with 404."""
         await self._ask(
             "asterisk.rotateLog",
             "PUT",
@@ -886,11 +826,7 @@ class Asterisk(Resource):
         )
 
     async def getGlobalVar(self, *, variable: str) -> events.Variable:
-        """Get the value of a global variable.
-
-        variable: The variable to get
-        Refused with: 400 Missing variable parameter..
-        """
+        """GET /asterisk/variable. Refused with 400."""
         answer = await self._ask(
             "asterisk.getGlobalVar",
             "GET",
@@ -903,12 +839,7 @@ class Asterisk(Resource):
         return answer
 
     async def setGlobalVar(self, *, variable: str, value: str | None = None) -> None:
-        """Set the value of a global variable.
-
-        variable: The variable to set
-        value: The value to set the variable to
-        Refused with: 400 Missing variable parameter..
-        """
+        """POST /asterisk/variable. Refused with 400."""
         await self._ask(
             "asterisk.setGlobalVar",
             "POST",
@@ -924,7 +855,7 @@ class Bridges(Resource):
     """The verbs of `client.bridges`."""
 
     async def list(self) -> tuple[BoundBridge, ...]:
-        """List all active bridges in Asterisk."""
+        """GET /bridges."""
         answer = await self._ask(
             "bridges.list",
             "GET",
@@ -944,19 +875,7 @@ class Bridges(Resource):
         name: str | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> BoundBridge:
-        """Create a new bridge.
-
-        type: Comma separated list of bridge type attributes (mixing, holding, dtmf_events, proxy_media,
-            video_sfu, video_single, sdp_label).
-        bridgeId: Unique ID to give to the bridge being created.
-        name: Name to give to the bridge being created.
-        variables: The "variables" key in the body object holds variable key/value pairs to set on the bridge
-            on creation. Each variable is an object containing "value" (string) and optional "report_events"
-            (boolean) to include updates for that variable in bridge events (defaults to false). Ex. { "name":
-            "SupportBridge", "variables": { "Bridge_State": { "value": "WaitingForAgent", "report_events":
-            true } } }
-        Refused with: 409 Bridge with the same bridgeId already exists.
-        """
+        """POST /bridges. Refused with 409."""
         answer = await self._ask(
             "bridges.create",
             "POST",
@@ -976,18 +895,7 @@ class Bridges(Resource):
         name: str | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> BoundBridge:
-        """Create a new bridge.
-
-        type: Comma separated list of bridge type attributes (mixing, holding, dtmf_events, proxy_media,
-            video_sfu, video_single, sdp_label) to set.
-        name: Set the name of the bridge.
-        variables: The "variables" key in the body object holds variable key/value pairs to set on the bridge
-            on creation. Each variable is an object containing "value" (string) and optional "report_events"
-            (boolean) to include updates for that variable in bridge events (defaults to false). Ex. { "name":
-            "SupportBridge", "variables": { "Bridge_State": { "value": "WaitingForAgent", "report_events":
-            true } } }
-        Refused with: 409 Bridge with the same bridgeId already exists.
-        """
+        """POST /bridges/{bridgeId}. Refused with 409."""
         answer = await self._ask(
             "bridges.createWithId",
             "POST",
@@ -1000,10 +908,7 @@ class Bridges(Resource):
         return BoundBridge.bound(answer, self._verbs)
 
     async def get(self, *, bridgeId: str) -> BoundBridge:
-        """Get bridge details.
-
-        Refused with: 404 Bridge not found.
-        """
+        """GET /bridges/{bridgeId}. Refused with 404."""
         answer = await self._ask(
             "bridges.get",
             "GET",
@@ -1016,10 +921,7 @@ class Bridges(Resource):
         return BoundBridge.bound(answer, self._verbs)
 
     async def destroy(self, *, bridgeId: str) -> None:
-        """Shut down a bridge.
-
-        Refused with: 404 Bridge not found.
-        """
+        """DELETE /bridges/{bridgeId}. Refused with 404."""
         await self._ask(
             "bridges.destroy",
             "DELETE",
@@ -1031,12 +933,7 @@ class Bridges(Resource):
         )
 
     async def getBridgeVar(self, *, bridgeId: str, variable: str) -> events.Variable:
-        """Get the value of a bridge variable or function.
-
-        variable: The bridge variable or function to get
-        Refused with: 400 Missing variable parameter.; 404 Bridge or variable not found; 409 Bridge not in a
-            Stasis application.
-        """
+        """GET /bridges/{bridgeId}/variable. Refused with 400, 404, 409."""
         answer = await self._ask(
             "bridges.getBridgeVar",
             "GET",
@@ -1056,14 +953,7 @@ class Bridges(Resource):
         value: str | None = None,
         report_events: bool | None = None,
     ) -> None:
-        """Set the value of a bridge variable or function.
-
-        variable: The bridge variable or function to set
-        value: The value to set the variable to
-        report_events: Whether this variable should be included in bridge events. Defaults to false.
-        Refused with: 400 Missing variable parameter.; 404 Bridge not found; 409 Bridge not in a Stasis
-            application.
-        """
+        """POST /bridges/{bridgeId}/variable. Refused with 400, 404, 409."""
         await self._ask(
             "bridges.setBridgeVar",
             "POST",
@@ -1075,12 +965,7 @@ class Bridges(Resource):
         )
 
     async def getBridgeVars(self, *, bridgeId: str, variables: str | Sequence[str]) -> events.Variables:
-        """Get the value of multiple bridge variables or functions.
-
-        variables: The bridge variables or functions to get
-        Refused with: 400 Missing variables parameter.; 404 Bridge or variable not found; 409 Bridge not in a
-            Stasis application.
-        """
+        """GET /bridges/{bridgeId}/variables. Refused with 400, 404, 409."""
         answer = await self._ask(
             "bridges.getBridgeVars",
             "GET",
@@ -1093,16 +978,7 @@ class Bridges(Resource):
         return answer
 
     async def setBridgeVars(self, *, bridgeId: str, variables: Mapping[str, str]) -> None:
-        """Set the values of multiple bridge variables or functions.
-
-        variables: The "variables" key in the body object holds variable key/value pairs to set on the bridge.
-            Each variable value may be either a string or an object containing "value" (string) and optional
-            "report_events" (boolean) to include updates for that variable in bridge events (defaults to
-            false). Ex. { "variables": { "Bridge_State": "WaitingForAgent", "Support_Level": { "value":
-            "Premium", "report_events": true } } }
-        Refused with: 400 Missing variables parameter.; 404 Bridge not found; 409 Bridge not in a Stasis
-            application.
-        """
+        """POST /bridges/{bridgeId}/variables. Refused with 400, 404, 409."""
         await self._ask(
             "bridges.setBridgeVars",
             "POST",
@@ -1123,17 +999,7 @@ class Bridges(Resource):
         mute: bool | None = None,
         inhibitConnectedLineUpdates: bool | None = None,
     ) -> None:
-        """Add a channel to a bridge.
-
-        channel: Ids of channels to add to bridge
-        role: Channel's role in the bridge
-        absorbDTMF: Absorb DTMF coming from this channel, preventing it to pass through to the bridge
-        mute: Mute audio from this channel, preventing it to pass through to the bridge
-        inhibitConnectedLineUpdates: Do not present the identity of the newly connected channel to other
-            bridge members
-        Refused with: 400 Channel not found; 404 Bridge not found; 409 Bridge not in Stasis application;
-            Channel currently recording; 422 Channel not in Stasis application.
-        """
+        """POST /bridges/{bridgeId}/addChannel. Refused with 400, 404, 409, 422."""
         await self._ask(
             "bridges.addChannel",
             "POST",
@@ -1151,12 +1017,7 @@ class Bridges(Resource):
         )
 
     async def removeChannel(self, *, bridgeId: str, channel: str | Sequence[str]) -> None:
-        """Remove a channel from a bridge.
-
-        channel: Ids of channels to remove from bridge
-        Refused with: 400 Channel not found; 404 Bridge not found; 409 Bridge not in Stasis application; 422
-            Channel not in this bridge.
-        """
+        """POST /bridges/{bridgeId}/removeChannel. Refused with 400, 404, 409, 422."""
         await self._ask(
             "bridges.removeChannel",
             "POST",
@@ -1168,12 +1029,7 @@ class Bridges(Resource):
         )
 
     async def setVideoSource(self, *, bridgeId: str, channelId: str) -> None:
-        """Set a channel as the video source in a multi-party mixing bridge. This operation has no effect
-        on bridges with two or fewer participants.
-
-        Refused with: 404 Bridge or Channel not found; 409 Channel not in Stasis application; 422 Channel not
-            in this Bridge.
-        """
+        """POST /bridges/{bridgeId}/videoSource/{channelId}. Refused with 404, 409, 422."""
         await self._ask(
             "bridges.setVideoSource",
             "POST",
@@ -1185,12 +1041,7 @@ class Bridges(Resource):
         )
 
     async def clearVideoSource(self, *, bridgeId: str) -> None:
-        """Removes any explicit video source in a multi-party mixing bridge. This operation has no effect
-        on bridges with two or fewer participants. When no explicit video source is set, talk detection
-        will be used to determine the active video stream.
-
-        Refused with: 404 Bridge not found.
-        """
+        """DELETE /bridges/{bridgeId}/videoSource. Refused with 404."""
         await self._ask(
             "bridges.clearVideoSource",
             "DELETE",
@@ -1202,11 +1053,7 @@ class Bridges(Resource):
         )
 
     async def startMoh(self, *, bridgeId: str, mohClass: str | None = None) -> None:
-        """Play music on hold to a bridge or change the MOH class that is playing.
-
-        mohClass: Channel's id
-        Refused with: 404 Bridge not found; 409 Bridge not in Stasis application.
-        """
+        """POST /bridges/{bridgeId}/moh. Refused with 404, 409."""
         await self._ask(
             "bridges.startMoh",
             "POST",
@@ -1218,10 +1065,7 @@ class Bridges(Resource):
         )
 
     async def stopMoh(self, *, bridgeId: str) -> None:
-        """Stop playing music on hold to a bridge.
-
-        Refused with: 404 Bridge not found; 409 Bridge not in Stasis application.
-        """
+        """DELETE /bridges/{bridgeId}/moh. Refused with 404, 409."""
         await self._ask(
             "bridges.stopMoh",
             "DELETE",
@@ -1243,19 +1087,7 @@ class Bridges(Resource):
         skipms: int | None = None,
         playbackId: str | None = None,
     ) -> BoundPlayback:
-        """Start playback of media on a bridge.
-
-        media: Media URIs to play.
-        announcer_format: Format of the 'Anouncer' channel attached to the bridge. Defaults to the format of
-            the channel in the bridge with the highest sampe rate.
-        lang: For sounds, selects language for sound.
-        offsetms: Number of milliseconds to skip before playing. Only applies to the first URI if multiple
-            media URIs are specified.
-        skipms: Number of milliseconds to skip for forward/reverse operations.
-        playbackId: Playback Id.
-        Refused with: 404 Bridge not found; 409 Bridge not in a Stasis application; 422 The format specified
-            is unknown on this system.
-        """
+        """POST /bridges/{bridgeId}/play. Refused with 404, 409, 422."""
         answer = await self._ask(
             "bridges.play",
             "POST",
@@ -1285,18 +1117,7 @@ class Bridges(Resource):
         offsetms: int | None = None,
         skipms: int | None = None,
     ) -> BoundPlayback:
-        """Start playback of media on a bridge.
-
-        media: Media URIs to play.
-        announcer_format: Format of the 'Anouncer' channel attached to the bridge. Defaults to the format of
-            the channel in the bridge with the highest sampe rate.
-        lang: For sounds, selects language for sound.
-        offsetms: Number of milliseconds to skip before playing. Only applies to the first URI if multiple
-            media URIs are specified.
-        skipms: Number of milliseconds to skip for forward/reverse operations.
-        Refused with: 404 Bridge not found; 409 Bridge not in a Stasis application; 422 The format specified
-            is unknown on this system.
-        """
+        """POST /bridges/{bridgeId}/play/{playbackId}. Refused with 404, 409, 422."""
         answer = await self._ask(
             "bridges.playWithId",
             "POST",
@@ -1327,21 +1148,7 @@ class Bridges(Resource):
         beep: bool | None = None,
         terminateOn: Literal["none", "any", "*", "#"] | None = None,
     ) -> BoundLiveRecording:
-        """Start a recording.
-
-        name: Recording's filename
-        format: Format to encode audio in
-        recorder_format: Format of the 'Recorder' channel attached to the bridge. Defaults to the same format
-            as the 'format' parameter.
-        maxDurationSeconds: Maximum duration of the recording, in seconds. 0 for no limit.
-        maxSilenceSeconds: Maximum duration of silence, in seconds. 0 for no limit.
-        ifExists: Action to take if a recording with the same name already exists.
-        beep: Play beep when recording begins
-        terminateOn: DTMF input to terminate recording.
-        Refused with: 400 Invalid parameters; 404 Bridge not found; 409 Bridge is not in a Stasis application;
-            A recording with the same name already exists on the system and can not be overwritten because it
-            is in progress or ifExists=fail; 422 The format specified is unknown on this system.
-        """
+        """POST /bridges/{bridgeId}/record. Refused with 400, 404, 409, 422."""
         answer = await self._ask(
             "bridges.record",
             "POST",
@@ -1367,7 +1174,7 @@ class Channels(Resource):
     """The verbs of `client.channels`."""
 
     async def list(self) -> tuple[BoundChannel, ...]:
-        """List all active channels in Asterisk."""
+        """GET /channels."""
         answer = await self._ask(
             "channels.list",
             "GET",
@@ -1397,37 +1204,7 @@ class Channels(Resource):
         originator: str | None = None,
         formats: str | None = None,
     ) -> BoundChannel:
-        """Create a new channel (originate).
-
-        endpoint: Endpoint to call.
-        extension: The extension to dial after the endpoint answers. Mutually exclusive with 'app'.
-        context: The context to dial after the endpoint answers. If omitted, uses 'default'. Mutually
-            exclusive with 'app'.
-        priority: The priority to dial after the endpoint answers. If omitted, uses 1. Mutually exclusive with
-            'app'.
-        label: The label to dial after the endpoint answers. Will supersede 'priority' if provided. Mutually
-            exclusive with 'app'.
-        app: The application that is subscribed to the originated channel. When the channel is answered, it
-            will be passed to this Stasis application. Mutually exclusive with 'context', 'extension',
-            'priority', and 'label'.
-        appArgs: The application arguments to pass to the Stasis application provided by 'app'. Mutually
-            exclusive with 'context', 'extension', 'priority', and 'label'.
-        callerId: CallerID to use when dialing the endpoint or extension.
-        timeout: Timeout (in seconds) before giving up dialing, or -1 for no timeout.
-        variables: The "variables" key in the body object holds variable key/value pairs to set on the channel
-            on creation. Each variable value may be either a string or an object containing "value" (string)
-            and optional "report_events" (boolean) to include updates for that variable in channel events
-            (defaults to false). Other keys in the body object are interpreted as query parameters. Ex. {
-            "endpoint": "SIP/Alice", "variables": { "CALLERID(name)": "Alice", "Call_State": { "value":
-            "WaitingForAgent", "report_events": true } } }
-        channelId: The unique id to assign the channel on creation.
-        otherChannelId: The unique id to assign the second channel when using local channels.
-        originator: The unique id of the channel which is originating this one.
-        formats: The format name capability list to use if originator is not specified. Ex. "ulaw,slin16".
-            Format names can be found with "core show codecs".
-        Refused with: 400 Invalid parameters for originating a channel.; 409 Channel with given unique ID
-            already exists..
-        """
+        """POST /channels. Refused with 400, 409."""
         answer = await self._ask(
             "channels.originate",
             "POST",
@@ -1465,25 +1242,7 @@ class Channels(Resource):
         formats: str | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> BoundChannel:
-        """Create channel.
-
-        endpoint: Endpoint for channel communication
-        app: Stasis Application to place channel into
-        appArgs: The application arguments to pass to the Stasis application provided by 'app'. Mutually
-            exclusive with 'context', 'extension', 'priority', and 'label'.
-        channelId: The unique id to assign the channel on creation.
-        otherChannelId: The unique id to assign the second channel when using local channels.
-        originator: Unique ID of the calling channel
-        formats: The format name capability list to use if originator is not specified. Ex. "ulaw,slin16".
-            Format names can be found with "core show codecs".
-        variables: The "variables" key in the body object holds variable key/value pairs to set on the channel
-            on creation. Each variable value may be either a string or an object containing "value" (string)
-            and optional "report_events" (boolean) to include updates for that variable in channel events
-            (defaults to false). Other keys in the body object are interpreted as query parameters. Ex. {
-            "endpoint": "SIP/Alice", "variables": { "CALLERID(name)": "Alice", "Call_State": { "value":
-            "WaitingForAgent", "report_events": true } } }
-        Refused with: 409 Channel with given unique ID already exists..
-        """
+        """POST /channels/create. Refused with 409."""
         answer = await self._ask(
             "channels.create",
             "POST",
@@ -1504,10 +1263,7 @@ class Channels(Resource):
         return BoundChannel.bound(answer, self._verbs)
 
     async def get(self, *, channelId: str) -> BoundChannel:
-        """Channel details.
-
-        Refused with: 404 Channel not found.
-        """
+        """GET /channels/{channelId}. Refused with 404."""
         answer = await self._ask(
             "channels.get",
             "GET",
@@ -1537,36 +1293,7 @@ class Channels(Resource):
         originator: str | None = None,
         formats: str | None = None,
     ) -> BoundChannel:
-        """Create a new channel (originate with id).
-
-        endpoint: Endpoint to call.
-        extension: The extension to dial after the endpoint answers. Mutually exclusive with 'app'.
-        context: The context to dial after the endpoint answers. If omitted, uses 'default'. Mutually
-            exclusive with 'app'.
-        priority: The priority to dial after the endpoint answers. If omitted, uses 1. Mutually exclusive with
-            'app'.
-        label: The label to dial after the endpoint answers. Will supersede 'priority' if provided. Mutually
-            exclusive with 'app'.
-        app: The application that is subscribed to the originated channel. When the channel is answered, it
-            will be passed to this Stasis application. Mutually exclusive with 'context', 'extension',
-            'priority', and 'label'.
-        appArgs: The application arguments to pass to the Stasis application provided by 'app'. Mutually
-            exclusive with 'context', 'extension', 'priority', and 'label'.
-        callerId: CallerID to use when dialing the endpoint or extension.
-        timeout: Timeout (in seconds) before giving up dialing, or -1 for no timeout.
-        variables: The "variables" key in the body object holds variable key/value pairs to set on the channel
-            on creation. Each variable value may be either a string or an object containing "value" (string)
-            and optional "report_events" (boolean) to include updates for that variable in channel events
-            (defaults to false). Other keys in the body object are interpreted as query parameters. Ex. {
-            "endpoint": "SIP/Alice", "variables": { "CALLERID(name)": "Alice", "Call_State": { "value":
-            "WaitingForAgent", "report_events": true } } }
-        otherChannelId: The unique id to assign the second channel when using local channels.
-        originator: The unique id of the channel which is originating this one.
-        formats: The format name capability list to use if originator is not specified. Ex. "ulaw,slin16".
-            Format names can be found with "core show codecs".
-        Refused with: 400 Invalid parameters for originating a channel.; 409 Channel with given unique ID
-            already exists..
-        """
+        """POST /channels/{channelId}. Refused with 400, 409."""
         answer = await self._ask(
             "channels.originateWithId",
             "POST",
@@ -1598,14 +1325,7 @@ class Channels(Resource):
         reason_code: str | None = None,
         reason: HangupReason | None = None,
     ) -> None:
-        """Delete (i.e. hangup) a channel.
-
-        reason_code: The reason code for hanging up the channel for detail use. Mutually exclusive with
-            'reason'. See detail hangup codes at here.
-            https://docs.asterisk.org/Configuration/Miscellaneous/Hangup-Cause-Mappings/
-        reason: Reason for hanging up the channel for simple use. Mutually exclusive with 'reason_code'.
-        Refused with: 400 Invalid reason for hangup provided; 404 Channel not found.
-        """
+        """DELETE /channels/{channelId}. Refused with 400, 404."""
         await self._ask(
             "channels.hangup",
             "DELETE",
@@ -1625,15 +1345,7 @@ class Channels(Resource):
         priority: int | None = None,
         label: str | None = None,
     ) -> None:
-        """Exit application; continue execution in the dialplan.
-
-        context: The context to continue to.
-        extension: The extension to continue to.
-        priority: The priority to continue to.
-        label: The label to continue to - will supersede 'priority' if both are provided.
-        Refused with: 404 Channel not found; 409 Channel not in a Stasis application; 412 Channel in invalid
-            state.
-        """
+        """POST /channels/{channelId}/continue. Refused with 404, 409, 412."""
         await self._ask(
             "channels.continueInDialplan",
             "POST",
@@ -1645,12 +1357,7 @@ class Channels(Resource):
         )
 
     async def move(self, *, channelId: str, app: str, appArgs: str | None = None) -> None:
-        """Move the channel from one Stasis application to another.
-
-        app: The channel will be passed to this Stasis application.
-        appArgs: The application arguments to pass to the Stasis application provided by 'app'.
-        Refused with: 404 Channel not found; 409 Channel not in a Stasis application.
-        """
+        """POST /channels/{channelId}/move. Refused with 404, 409."""
         await self._ask(
             "channels.move",
             "POST",
@@ -1662,13 +1369,7 @@ class Channels(Resource):
         )
 
     async def redirect(self, *, channelId: str, endpoint: str) -> None:
-        """Redirect the channel to a different location.
-
-        endpoint: The endpoint to redirect the channel to
-        Refused with: 400 Endpoint parameter not provided; 404 Channel or endpoint not found; 409 Channel not
-            in a Stasis application; 422 Endpoint is not the same type as the channel; 412 Channel in invalid
-            state.
-        """
+        """POST /channels/{channelId}/redirect. Refused with 400, 404, 409, 412, 422."""
         await self._ask(
             "channels.redirect",
             "POST",
@@ -1680,11 +1381,7 @@ class Channels(Resource):
         )
 
     async def answer(self, *, channelId: str) -> None:
-        """Answer a channel.
-
-        Refused with: 404 Channel not found; 409 Channel not in a Stasis application; 412 Channel in invalid
-            state.
-        """
+        """POST /channels/{channelId}/answer. Refused with 404, 409, 412."""
         await self._ask(
             "channels.answer",
             "POST",
@@ -1696,11 +1393,7 @@ class Channels(Resource):
         )
 
     async def ring(self, *, channelId: str) -> None:
-        """Indicate ringing to a channel.
-
-        Refused with: 404 Channel not found; 409 Channel not in a Stasis application; 412 Channel in invalid
-            state.
-        """
+        """POST /channels/{channelId}/ring. Refused with 404, 409, 412."""
         await self._ask(
             "channels.ring",
             "POST",
@@ -1712,11 +1405,7 @@ class Channels(Resource):
         )
 
     async def ringStop(self, *, channelId: str) -> None:
-        """Stop ringing indication on a channel if locally generated.
-
-        Refused with: 404 Channel not found; 409 Channel not in a Stasis application; 412 Channel in invalid
-            state.
-        """
+        """DELETE /channels/{channelId}/ring. Refused with 404, 409, 412."""
         await self._ask(
             "channels.ringStop",
             "DELETE",
@@ -1728,11 +1417,7 @@ class Channels(Resource):
         )
 
     async def progress(self, *, channelId: str) -> None:
-        """Indicate progress on a channel.
-
-        Refused with: 404 Channel not found; 409 Channel not in a Stasis application; 412 Channel in invalid
-            state.
-        """
+        """POST /channels/{channelId}/progress. Refused with 404, 409, 412."""
         await self._ask(
             "channels.progress",
             "POST",
@@ -1753,16 +1438,7 @@ class Channels(Resource):
         duration: int | None = None,
         after: int | None = None,
     ) -> None:
-        """Send provided DTMF to a given channel.
-
-        dtmf: DTMF To send.
-        before: Amount of time to wait before DTMF digits (specified in milliseconds) start.
-        between: Amount of time in between DTMF digits (specified in milliseconds).
-        duration: Length of each DTMF digit (specified in milliseconds).
-        after: Amount of time to wait after DTMF digits (specified in milliseconds) end.
-        Refused with: 400 DTMF is required; 404 Channel not found; 409 Channel not in a Stasis application;
-            412 Channel in invalid state.
-        """
+        """POST /channels/{channelId}/dtmf. Refused with 400, 404, 409, 412."""
         await self._ask(
             "channels.sendDTMF",
             "POST",
@@ -1774,12 +1450,7 @@ class Channels(Resource):
         )
 
     async def mute(self, *, channelId: str, direction: Literal["both", "in", "out"] = "both") -> None:
-        """Mute a channel.
-
-        direction: Direction in which to mute audio
-        Refused with: 404 Channel not found; 409 Channel not in a Stasis application; 412 Channel in invalid
-            state.
-        """
+        """POST /channels/{channelId}/mute. Refused with 404, 409, 412."""
         await self._ask(
             "channels.mute",
             "POST",
@@ -1791,12 +1462,7 @@ class Channels(Resource):
         )
 
     async def unmute(self, *, channelId: str, direction: Literal["both", "in", "out"] = "both") -> None:
-        """Unmute a channel.
-
-        direction: Direction in which to unmute audio
-        Refused with: 404 Channel not found; 409 Channel not in a Stasis application; 412 Channel in invalid
-            state.
-        """
+        """DELETE /channels/{channelId}/mute. Refused with 404, 409, 412."""
         await self._ask(
             "channels.unmute",
             "DELETE",
@@ -1808,11 +1474,7 @@ class Channels(Resource):
         )
 
     async def hold(self, *, channelId: str) -> None:
-        """Hold a channel.
-
-        Refused with: 404 Channel not found; 409 Channel not in a Stasis application; 412 Channel in invalid
-            state.
-        """
+        """POST /channels/{channelId}/hold. Refused with 404, 409, 412."""
         await self._ask(
             "channels.hold",
             "POST",
@@ -1824,11 +1486,7 @@ class Channels(Resource):
         )
 
     async def unhold(self, *, channelId: str) -> None:
-        """Remove a channel from hold.
-
-        Refused with: 404 Channel not found; 409 Channel not in a Stasis application; 412 Channel in invalid
-            state.
-        """
+        """DELETE /channels/{channelId}/hold. Refused with 404, 409, 412."""
         await self._ask(
             "channels.unhold",
             "DELETE",
@@ -1840,12 +1498,7 @@ class Channels(Resource):
         )
 
     async def startMoh(self, *, channelId: str, mohClass: str | None = None) -> None:
-        """Play music on hold to a channel.
-
-        mohClass: Music on hold class to use
-        Refused with: 404 Channel not found; 409 Channel not in a Stasis application; 412 Channel in invalid
-            state.
-        """
+        """POST /channels/{channelId}/moh. Refused with 404, 409, 412."""
         await self._ask(
             "channels.startMoh",
             "POST",
@@ -1857,11 +1510,7 @@ class Channels(Resource):
         )
 
     async def stopMoh(self, *, channelId: str) -> None:
-        """Stop playing music on hold to a channel.
-
-        Refused with: 404 Channel not found; 409 Channel not in a Stasis application; 412 Channel in invalid
-            state.
-        """
+        """DELETE /channels/{channelId}/moh. Refused with 404, 409, 412."""
         await self._ask(
             "channels.stopMoh",
             "DELETE",
@@ -1873,11 +1522,7 @@ class Channels(Resource):
         )
 
     async def startSilence(self, *, channelId: str) -> None:
-        """Play silence to a channel.
-
-        Refused with: 404 Channel not found; 409 Channel not in a Stasis application; 412 Channel in invalid
-            state.
-        """
+        """POST /channels/{channelId}/silence. Refused with 404, 409, 412."""
         await self._ask(
             "channels.startSilence",
             "POST",
@@ -1889,11 +1534,7 @@ class Channels(Resource):
         )
 
     async def stopSilence(self, *, channelId: str) -> None:
-        """Stop playing silence to a channel.
-
-        Refused with: 404 Channel not found; 409 Channel not in a Stasis application; 412 Channel in invalid
-            state.
-        """
+        """DELETE /channels/{channelId}/silence. Refused with 404, 409, 412."""
         await self._ask(
             "channels.stopSilence",
             "DELETE",
@@ -1914,17 +1555,7 @@ class Channels(Resource):
         skipms: int | None = None,
         playbackId: str | None = None,
     ) -> BoundPlayback:
-        """Start playback of media.
-
-        media: Media URIs to play.
-        lang: For sounds, selects language for sound.
-        offsetms: Number of milliseconds to skip before playing. Only applies to the first URI if multiple
-            media URIs are specified.
-        skipms: Number of milliseconds to skip for forward/reverse operations.
-        playbackId: Playback ID.
-        Refused with: 404 Channel not found; 409 Channel not in a Stasis application; 412 Channel in invalid
-            state.
-        """
+        """POST /channels/{channelId}/play. Refused with 404, 409, 412."""
         answer = await self._ask(
             "channels.play",
             "POST",
@@ -1946,16 +1577,7 @@ class Channels(Resource):
         offsetms: int | None = None,
         skipms: int | None = None,
     ) -> BoundPlayback:
-        """Start playback of media and specify the playbackId.
-
-        media: Media URIs to play.
-        lang: For sounds, selects language for sound.
-        offsetms: Number of milliseconds to skip before playing. Only applies to the first URI if multiple
-            media URIs are specified.
-        skipms: Number of milliseconds to skip for forward/reverse operations.
-        Refused with: 404 Channel not found; 409 Channel not in a Stasis application; 412 Channel in invalid
-            state.
-        """
+        """POST /channels/{channelId}/play/{playbackId}. Refused with 404, 409, 412."""
         answer = await self._ask(
             "channels.playWithId",
             "POST",
@@ -1979,20 +1601,7 @@ class Channels(Resource):
         beep: bool | None = None,
         terminateOn: Literal["none", "any", "*", "#"] | None = None,
     ) -> BoundLiveRecording:
-        """Start a recording.
-
-        name: Recording's filename
-        format: Format to encode audio in
-        maxDurationSeconds: Maximum duration of the recording, in seconds. 0 for no limit
-        maxSilenceSeconds: Maximum duration of silence, in seconds. 0 for no limit
-        ifExists: Action to take if a recording with the same name already exists.
-        beep: Play beep when recording begins
-        terminateOn: DTMF input to terminate recording
-        Refused with: 400 Invalid parameters; 404 Channel not found; 409 Channel is not in a Stasis
-            application; the channel is currently bridged with other channels; A recording with the same name
-            already exists on the system and can not be overwritten because it is in progress or
-            ifExists=fail; 422 The format specified is unknown on this system.
-        """
+        """POST /channels/{channelId}/record. Refused with 400, 404, 409, 422."""
         answer = await self._ask(
             "channels.record",
             "POST",
@@ -2013,12 +1622,7 @@ class Channels(Resource):
         return BoundLiveRecording.bound(answer, self._verbs)
 
     async def getChannelVar(self, *, channelId: str, variable: str) -> events.Variable:
-        """Get the value of a channel variable or function.
-
-        variable: The channel variable or function to get
-        Refused with: 400 Missing variable parameter.; 404 Channel or variable not found; 409 Channel not in a
-            Stasis application.
-        """
+        """GET /channels/{channelId}/variable. Refused with 400, 404, 409."""
         answer = await self._ask(
             "channels.getChannelVar",
             "GET",
@@ -2038,14 +1642,7 @@ class Channels(Resource):
         value: str | None = None,
         report_events: bool | None = None,
     ) -> None:
-        """Set the value of a channel variable or function.
-
-        variable: The channel variable or function to set
-        value: The value to set the variable to
-        report_events: Whether this variable should be included in channel events. Defaults to false.
-        Refused with: 400 Missing variable parameter.; 404 Channel not found; 409 Channel not in a Stasis
-            application.
-        """
+        """POST /channels/{channelId}/variable. Refused with 400, 404, 409."""
         await self._ask(
             "channels.setChannelVar",
             "POST",
@@ -2057,12 +1654,7 @@ class Channels(Resource):
         )
 
     async def getChannelVars(self, *, channelId: str, variables: str | Sequence[str]) -> events.Variables:
-        """Get the value of multiple channel variables or functions.
-
-        variables: The channel variables or functions to get
-        Refused with: 400 Missing variables parameter.; 404 Channel or variable not found; 409 Channel not in
-            a Stasis application.
-        """
+        """GET /channels/{channelId}/variables. Refused with 400, 404, 409."""
         answer = await self._ask(
             "channels.getChannelVars",
             "GET",
@@ -2075,16 +1667,7 @@ class Channels(Resource):
         return answer
 
     async def setChannelVars(self, *, channelId: str, variables: Mapping[str, str]) -> None:
-        """Set the values of multiple channel variables or functions.
-
-        variables: The "variables" key in the body object holds variable key/value pairs to set on the
-            channel. Each variable value may be either a string or an object containing "value" (string) and
-            optional "report_events" (boolean) to include updates for that variable in channel events
-            (defaults to false). Ex. { "variables": { "CALLERID(name)": "Alice", "Call_State": { "value":
-            "WaitingForAgent", "report_events": true } } }
-        Refused with: 400 Missing variables parameter.; 404 Channel not found; 409 Channel not in a Stasis
-            application.
-        """
+        """POST /channels/{channelId}/variables. Refused with 400, 404, 409."""
         await self._ask(
             "channels.setChannelVars",
             "POST",
@@ -2105,15 +1688,7 @@ class Channels(Resource):
         appArgs: str | None = None,
         snoopId: str | None = None,
     ) -> BoundChannel:
-        """Start snooping.
-
-        app: Application the snooping channel is placed into
-        spy: Direction of audio to spy on
-        whisper: Direction of audio to whisper into
-        appArgs: The application arguments to pass to the Stasis application
-        snoopId: Unique ID to assign to snooping channel
-        Refused with: 400 Invalid parameters; 404 Channel not found.
-        """
+        """POST /channels/{channelId}/snoop. Refused with 400, 404."""
         answer = await self._ask(
             "channels.snoopChannel",
             "POST",
@@ -2135,14 +1710,7 @@ class Channels(Resource):
         whisper: Literal["none", "both", "out", "in"] | None = None,
         appArgs: str | None = None,
     ) -> BoundChannel:
-        """Start snooping.
-
-        app: Application the snooping channel is placed into
-        spy: Direction of audio to spy on
-        whisper: Direction of audio to whisper into
-        appArgs: The application arguments to pass to the Stasis application
-        Refused with: 400 Invalid parameters; 404 Channel not found.
-        """
+        """POST /channels/{channelId}/snoop/{snoopId}. Refused with 400, 404."""
         answer = await self._ask(
             "channels.snoopChannelWithId",
             "POST",
@@ -2155,12 +1723,7 @@ class Channels(Resource):
         return BoundChannel.bound(answer, self._verbs)
 
     async def dial(self, *, channelId: str, caller: str | None = None, timeout: int | None = None) -> None:
-        """Dial a created channel.
-
-        caller: Channel ID of caller
-        timeout: Dial timeout
-        Refused with: 404 Channel cannot be found.; 409 Channel cannot be dialed..
-        """
+        """POST /channels/{channelId}/dial. Refused with 404, 409."""
         await self._ask(
             "channels.dial",
             "POST",
@@ -2172,10 +1735,7 @@ class Channels(Resource):
         )
 
     async def rtpstatistics(self, *, channelId: str) -> events.RTPstat:
-        """RTP stats on a channel.
-
-        Refused with: 404 Channel cannot be found..
-        """
+        """GET /channels/{channelId}/rtp_statistics. Refused with 404."""
         answer = await self._ask(
             "channels.rtpstatistics",
             "GET",
@@ -2202,28 +1762,7 @@ class Channels(Resource):
         data: str | None = None,
         transport_data: str | None = None,
     ) -> BoundChannel:
-        """Start an External Media session.
-
-        app: Stasis Application to place channel into
-        format: Format to encode audio in
-        channelId: The unique id to assign the channel on creation.
-        variables: The "variables" key in the body object holds variable key/value pairs to set on the channel
-            on creation. Each variable value may be either a string or an object containing "value" (string)
-            and optional "report_events" (boolean) to include updates for that variable in channel events
-            (defaults to false). Other keys in the body object are interpreted as query parameters. Ex. {
-            "endpoint": "SIP/Alice", "variables": { "CALLERID(name)": "Alice", "Call_State": { "value":
-            "WaitingForAgent", "report_events": true } } }
-        external_host: Hostname/ip:port or websocket_client connection ID of external host. May be empty for a
-            websocket server connection.
-        encapsulation: Payload encapsulation protocol. Must be 'none' for the websocket transport.
-        transport: Transport protocol
-        connection_type: Connection type (client/server). 'server' is only valid for the websocket transport.
-        direction: External media direction
-        data: An arbitrary data field
-        transport_data: Transport-specific data. For websocket this is appended to the dialstring.
-        Refused with: 400 Invalid parameters; 409 Channel is not in a Stasis application; Channel is already
-            bridged.
-        """
+        """POST /channels/externalMedia. Refused with 400, 409."""
         answer = await self._ask(
             "channels.externalMedia",
             "POST",
@@ -2247,12 +1786,7 @@ class Channels(Resource):
         return BoundChannel.bound(answer, self._verbs)
 
     async def transfer_progress(self, *, channelId: str, states: str) -> None:
-        """Inform the channel about the progress of the attended/blind transfer.
-
-        states: The state of the progress
-        Refused with: 400 Endpoint parameter not provided; 404 Channel or endpoint not found; 409 Channel not
-            in a Stasis application; 412 Channel in invalid state.
-        """
+        """POST /channels/{channelId}/transfer_progress. Refused with 400, 404, 409, 412."""
         await self._ask(
             "channels.transfer_progress",
             "POST",
@@ -2268,7 +1802,7 @@ class DeviceStates(Resource):
     """The verbs of `client.deviceStates`."""
 
     async def list(self) -> tuple[events.DeviceState, ...]:
-        """List all ARI controlled device states."""
+        """GET /deviceStates."""
         answer = await self._ask(
             "deviceStates.list",
             "GET",
@@ -2281,7 +1815,7 @@ class DeviceStates(Resource):
         return answer
 
     async def get(self, *, deviceName: str) -> events.DeviceState:
-        """Retrieve the current state of a device."""
+        """GET /deviceStates/{deviceName}."""
         answer = await self._ask(
             "deviceStates.get",
             "GET",
@@ -2294,11 +1828,7 @@ class DeviceStates(Resource):
         return answer
 
     async def update(self, *, deviceName: str, deviceState: DeviceStateValue) -> None:
-        """Change the state of a device controlled by ARI. (Note - implicitly creates the device state).
-
-        deviceState: Device state value
-        Refused with: 404 Device name is missing; 409 Uncontrolled device specified.
-        """
+        """PUT /deviceStates/{deviceName}. Refused with 404, 409."""
         await self._ask(
             "deviceStates.update",
             "PUT",
@@ -2310,10 +1840,7 @@ class DeviceStates(Resource):
         )
 
     async def delete(self, *, deviceName: str) -> None:
-        """Destroy a device-state controlled by ARI.
-
-        Refused with: 404 Device name is missing; 409 Uncontrolled device specified.
-        """
+        """DELETE /deviceStates/{deviceName}. Refused with 404, 409."""
         await self._ask(
             "deviceStates.delete",
             "DELETE",
@@ -2329,7 +1856,7 @@ class Endpoints(Resource):
     """The verbs of `client.endpoints`."""
 
     async def list(self) -> tuple[events.Endpoint, ...]:
-        """List all endpoints."""
+        """GET /endpoints."""
         answer = await self._ask(
             "endpoints.list",
             "GET",
@@ -2349,15 +1876,7 @@ class Endpoints(Resource):
         body: str | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        """Send a message to some technology URI or endpoint.
-
-        to: The endpoint resource or technology specific URI to send the message to. Valid resources are
-            pjsip, and xmpp.
-        from_: The endpoint resource or technology specific identity to send this message from. Valid
-            resources are pjsip, and xmpp.
-        body: The body of the message
-        Refused with: 400 Invalid parameters for sending a message.; 404 Endpoint not found.
-        """
+        """PUT /endpoints/sendMessage. Refused with 400, 404."""
         await self._ask(
             "endpoints.sendMessage",
             "PUT",
@@ -2377,21 +1896,7 @@ class Endpoints(Resource):
         to_self: bool | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        """Refer an endpoint or technology URI to some technology URI or endpoint.
-
-        to: The endpoint resource or technology specific URI that should be referred to somewhere. Valid
-            resource is pjsip.
-        from_: The endpoint resource or technology specific identity to refer from.
-        refer_to: The endpoint resource or technology specific URI to refer to.
-        to_self: If true and "refer_to" refers to an Asterisk endpoint, the "refer_to" value is set to point
-            to this Asterisk endpoint - so the referee is referred to Asterisk. Otherwise, use the contact URI
-            associated with the endpoint.
-        variables: The "variables" key in the body object holds technology specific key/value pairs to append
-            to the message. These can be interpreted and used by the various resource types; for example, the
-            pjsip resource type will add the key/value pairs as SIP headers. The "display_name" key is used by
-            the PJSIP technology. Its value will be prepended as a display name to the Refer-To URI.
-        Refused with: 400 Invalid parameters for referring.; 404 Endpoint not found.
-        """
+        """POST /endpoints/refer. Refused with 400, 404."""
         await self._ask(
             "endpoints.refer",
             "POST",
@@ -2403,10 +1908,7 @@ class Endpoints(Resource):
         )
 
     async def listByTech(self, *, tech: str) -> tuple[events.Endpoint, ...]:
-        """List available endoints for a given endpoint technology.
-
-        Refused with: 404 Endpoints not found.
-        """
+        """GET /endpoints/{tech}. Refused with 404."""
         answer = await self._ask(
             "endpoints.listByTech",
             "GET",
@@ -2419,10 +1921,7 @@ class Endpoints(Resource):
         return answer
 
     async def get(self, *, tech: str, resource: str) -> events.Endpoint:
-        """Details for an endpoint.
-
-        Refused with: 400 Invalid parameters for sending a message.; 404 Endpoints not found.
-        """
+        """GET /endpoints/{tech}/{resource}. Refused with 400, 404."""
         answer = await self._ask(
             "endpoints.get",
             "GET",
@@ -2443,13 +1942,7 @@ class Endpoints(Resource):
         body: str | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        """Send a message to some endpoint in a technology.
-
-        from_: The endpoint resource or technology specific identity to send this message from. Valid
-            resources are pjsip and xmpp.
-        body: The body of the message
-        Refused with: 400 Invalid parameters for sending a message.; 404 Endpoint not found.
-        """
+        """PUT /endpoints/{tech}/{resource}/sendMessage. Refused with 400, 404."""
         await self._ask(
             "endpoints.sendMessageToEndpoint",
             "PUT",
@@ -2470,18 +1963,7 @@ class Endpoints(Resource):
         to_self: bool | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        """Refer an endpoint or technology URI to some technology URI or endpoint.
-
-        from_: The endpoint resource or technology specific identity to refer from.
-        refer_to: The endpoint resource or technology specific URI to refer to.
-        to_self: If true and "refer_to" refers to an Asterisk endpoint, the "refer_to" value is set to point
-            to this Asterisk endpoint - so the referee is referred to Asterisk. Otherwise, use the contact URI
-            associated with the endpoint.
-        variables: The "variables" key in the body object holds technology specific key/value pairs to append
-            to the message. These can be interpreted and used by the various resource types; for example, the
-            pjsip resource type will add the key/value pairs as SIP headers,
-        Refused with: 400 Invalid parameters for referring.; 404 Endpoint not found.
-        """
+        """POST /endpoints/{tech}/{resource}/refer. Refused with 400, 404."""
         await self._ask(
             "endpoints.referToEndpoint",
             "POST",
@@ -2504,16 +1986,7 @@ class Events(Resource):
         source: str | Sequence[str] | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        """Generate a user event.
-
-        application: The name of the application that will receive this event
-        source: URI for event source (channel:{channelId}, bridge:{bridgeId}, endpoint:{tech}/{resource},
-            deviceState:{deviceName}
-        variables: The "variables" key in the body object holds custom key/value pairs to add to the user
-            event. Ex. { "variables": { "key": "value" } }
-        Refused with: 404 Application does not exist.; 422 Event source not found.; 400 Invalid even tsource
-            URI or userevent data..
-        """
+        """POST /events/user/{eventName}. Refused with 400, 404, 422."""
         await self._ask(
             "events.userEvent",
             "POST",
@@ -2525,13 +1998,7 @@ class Events(Resource):
         )
 
     async def claimChannel(self, *, channelId: str, application: str) -> None:
-        """Claim a broadcast channel for this application.
-
-        channelId: The ID of the channel to claim
-        application: The name of the application claiming the channel
-        Refused with: 404 Channel not found or not in broadcast state.; 409 Channel has already been claimed
-            by another application..
-        """
+        """POST /events/claim. Refused with 404, 409."""
         await self._ask(
             "events.claimChannel",
             "POST",
@@ -2547,10 +2014,7 @@ class Playbacks(Resource):
     """The verbs of `client.playbacks`."""
 
     async def get(self, *, playbackId: str) -> BoundPlayback:
-        """Get a playback's details.
-
-        Refused with: 404 The playback cannot be found.
-        """
+        """GET /playbacks/{playbackId}. Refused with 404."""
         answer = await self._ask(
             "playbacks.get",
             "GET",
@@ -2563,10 +2027,7 @@ class Playbacks(Resource):
         return BoundPlayback.bound(answer, self._verbs)
 
     async def stop(self, *, playbackId: str) -> None:
-        """Stop a playback.
-
-        Refused with: 404 The playback cannot be found.
-        """
+        """DELETE /playbacks/{playbackId}. Refused with 404."""
         await self._ask(
             "playbacks.stop",
             "DELETE",
@@ -2583,12 +2044,7 @@ class Playbacks(Resource):
         playbackId: str,
         operation: Literal["restart", "pause", "unpause", "reverse", "forward"],
     ) -> None:
-        """Control a playback.
-
-        operation: Operation to perform on the playback.
-        Refused with: 400 The provided operation parameter was invalid; 404 The playback cannot be found; 409
-            The operation cannot be performed in the playback's current state.
-        """
+        """POST /playbacks/{playbackId}/control. Refused with 400, 404, 409."""
         await self._ask(
             "playbacks.control",
             "POST",
@@ -2604,7 +2060,7 @@ class Recordings(Resource):
     """The verbs of `client.recordings`."""
 
     async def listStored(self) -> tuple[BoundStoredRecording, ...]:
-        """List recordings that are complete."""
+        """GET /recordings/stored."""
         answer = await self._ask(
             "recordings.listStored",
             "GET",
@@ -2617,10 +2073,7 @@ class Recordings(Resource):
         return tuple(BoundStoredRecording.bound(m, self._verbs) for m in answer)
 
     async def getStored(self, *, recordingName: str) -> BoundStoredRecording:
-        """Get a stored recording's details.
-
-        Refused with: 404 Recording not found.
-        """
+        """GET /recordings/stored/{recordingName}. Refused with 404."""
         answer = await self._ask(
             "recordings.getStored",
             "GET",
@@ -2633,10 +2086,7 @@ class Recordings(Resource):
         return BoundStoredRecording.bound(answer, self._verbs)
 
     async def deleteStored(self, *, recordingName: str) -> None:
-        """Delete a stored recording.
-
-        Refused with: 404 Recording not found.
-        """
+        """DELETE /recordings/stored/{recordingName}. Refused with 404."""
         await self._ask(
             "recordings.deleteStored",
             "DELETE",
@@ -2648,12 +2098,7 @@ class Recordings(Resource):
         )
 
     async def copyStored(self, *, recordingName: str, destinationRecordingName: str) -> BoundStoredRecording:
-        """Copy a stored recording.
-
-        destinationRecordingName: The destination name of the recording
-        Refused with: 404 Recording not found; 409 A recording with the same name already exists on the
-            system.
-        """
+        """POST /recordings/stored/{recordingName}/copy. Refused with 404, 409."""
         answer = await self._ask(
             "recordings.copyStored",
             "POST",
@@ -2666,10 +2111,7 @@ class Recordings(Resource):
         return BoundStoredRecording.bound(answer, self._verbs)
 
     async def getLive(self, *, recordingName: str) -> BoundLiveRecording:
-        """List live recordings.
-
-        Refused with: 404 Recording not found.
-        """
+        """GET /recordings/live/{recordingName}. Refused with 404."""
         answer = await self._ask(
             "recordings.getLive",
             "GET",
@@ -2682,10 +2124,7 @@ class Recordings(Resource):
         return BoundLiveRecording.bound(answer, self._verbs)
 
     async def cancel(self, *, recordingName: str) -> None:
-        """Stop a live recording and discard it.
-
-        Refused with: 404 Recording not found.
-        """
+        """DELETE /recordings/live/{recordingName}. Refused with 404."""
         await self._ask(
             "recordings.cancel",
             "DELETE",
@@ -2697,10 +2136,7 @@ class Recordings(Resource):
         )
 
     async def stop(self, *, recordingName: str) -> None:
-        """Stop a live recording and store it.
-
-        Refused with: 404 Recording not found.
-        """
+        """POST /recordings/live/{recordingName}/stop. Refused with 404."""
         await self._ask(
             "recordings.stop",
             "POST",
@@ -2712,10 +2148,7 @@ class Recordings(Resource):
         )
 
     async def pause(self, *, recordingName: str) -> None:
-        """Pause a live recording.
-
-        Refused with: 404 Recording not found; 409 Recording not in session.
-        """
+        """POST /recordings/live/{recordingName}/pause. Refused with 404, 409."""
         await self._ask(
             "recordings.pause",
             "POST",
@@ -2727,10 +2160,7 @@ class Recordings(Resource):
         )
 
     async def unpause(self, *, recordingName: str) -> None:
-        """Unpause a live recording.
-
-        Refused with: 404 Recording not found; 409 Recording not in session.
-        """
+        """DELETE /recordings/live/{recordingName}/pause. Refused with 404, 409."""
         await self._ask(
             "recordings.unpause",
             "DELETE",
@@ -2742,10 +2172,7 @@ class Recordings(Resource):
         )
 
     async def mute(self, *, recordingName: str) -> None:
-        """Mute a live recording.
-
-        Refused with: 404 Recording not found; 409 Recording not in session.
-        """
+        """POST /recordings/live/{recordingName}/mute. Refused with 404, 409."""
         await self._ask(
             "recordings.mute",
             "POST",
@@ -2757,10 +2184,7 @@ class Recordings(Resource):
         )
 
     async def unmute(self, *, recordingName: str) -> None:
-        """Unmute a live recording.
-
-        Refused with: 404 Recording not found; 409 Recording not in session.
-        """
+        """DELETE /recordings/live/{recordingName}/mute. Refused with 404, 409."""
         await self._ask(
             "recordings.unmute",
             "DELETE",
@@ -2776,11 +2200,7 @@ class Sounds(Resource):
     """The verbs of `client.sounds`."""
 
     async def list(self, *, lang: str | None = None, format: str | None = None) -> tuple[events.Sound, ...]:
-        """List all sounds.
-
-        lang: Lookup sound for a specific language.
-        format: Lookup sound in a specific format.
-        """
+        """GET /sounds."""
         answer = await self._ask(
             "sounds.list",
             "GET",
@@ -2793,7 +2213,7 @@ class Sounds(Resource):
         return answer
 
     async def get(self, *, soundId: str) -> events.Sound:
-        """Get a sound's details."""
+        """GET /sounds/{soundId}."""
         answer = await self._ask(
             "sounds.get",
             "GET",
