@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -20,7 +20,7 @@ from typing import Protocol
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from ari_app.errors import SanlingError
+from ari_app.errors import SanlingError, StoreUnavailable
 from ari_app.flow.dispatch import Idle, Waiting, expected_wait_s, pairs, position
 from ari_app.ledger import Ledger
 from ari_app.settings import Queue
@@ -43,7 +43,10 @@ class Duty(StrEnum):
 
 
 ON_A_CALL = (Duty.RESERVED, Duty.TALKING)
+NOT_RUNG = (Duty.SIGNED_OUT, Duty.PAUSED, Duty.NO_ANSWER)
 SIGNED_IN = tuple(duty for duty in Duty if duty is not Duty.SIGNED_OUT)
+AGAIN_AFTER_S = 1.0
+"""What the desk could not do while the database was away is tried again so much later."""
 
 
 class FeatureRefused(SanlingError):
@@ -112,10 +115,7 @@ class Desk:
         """Reads the agents; whoever was on a call of an earlier run is free again."""
 
         def read(session: Session) -> list[AgentNow]:
-            return [
-                AgentNow(a.number, a.name, Duty(a.state), a.state_since, a.call_id, a.wrap_up_until)
-                for a in session.scalars(select(Agent))
-            ]
+            return [_now(agent) for agent in session.scalars(select(Agent))]
 
         self._agents = {agent.number: agent for agent in await self._ledger.ask(read)}
         for agent in list(self._agents.values()):
@@ -125,6 +125,8 @@ class Desk:
     def close(self) -> None:
         for timer in self._timers.values():
             timer.cancel()
+        for task in self._tasks:
+            task.cancel()
 
     def agents_in(self, duty: Duty) -> int:
         return sum(agent.duty is duty for agent in list(self._agents.values()))
@@ -164,7 +166,10 @@ class Desk:
         self._offered.discard(call_id)
 
     def _match_soon(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._match(), name="desk")
+        self._soon(self._match)
+
+    def _soon(self, work: Callable[[], Awaitable[None]]) -> None:
+        task = asyncio.get_running_loop().create_task(_patiently(work), name="desk")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -172,14 +177,23 @@ class Desk:
         async with self._matching:
             waiting = [place for place, _ in self._waiting.values() if place.call_id not in self._offered]
             idle = [Idle(a.since, a.number) for a in self._agents.values() if self._can_be_rung(a)]
-            for caller, agent in pairs(waiting, idle):
-                if not await self._change(agent.number, Duty.RESERVED, "offer", caller.call_id, was=Duty.IDLE):
-                    continue
-                if caller.call_id not in self._waiting:
-                    await self._change(agent.number, Duty.IDLE, "caller left", was=Duty.RESERVED)
-                    continue
-                self._offered.add(caller.call_id)
-                self._waiting[caller.call_id][1].put(Reserved(agent.number))
+            matched = [await self._reserve(agent.number, caller.call_id) for caller, agent in pairs(waiting, idle)]
+        if not all(matched):
+            self._match_soon()
+
+    async def _reserve(self, number: str, call_id: str) -> bool:
+        """Offers agent `number` to `call_id`; False if one of them is not there any more."""
+        agent = self._agents.get(number)
+        if agent is None or not self._can_be_rung(agent) or call_id not in self._waiting:
+            return False
+        if not await self._change(number, Duty.RESERVED, "offer", call_id, was=Duty.IDLE):
+            return False
+        if call_id not in self._waiting:
+            await self._change(number, Duty.IDLE, "caller left", was=Duty.RESERVED)
+            return False
+        self._offered.add(call_id)
+        self._waiting[call_id][1].put(Reserved(number))
+        return True
 
     def _can_be_rung(self, agent: AgentNow) -> bool:
         return agent.duty is Duty.IDLE and agent.number not in self._dialling
@@ -221,24 +235,26 @@ class Desk:
         self._timers[number] = asyncio.get_running_loop().call_later(self._queue.wrap_up_s, self._wrap_up_over, number)
 
     def _wrap_up_over(self, number: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._end_wrap_up(number, "wrap-up time over"), name="desk")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        async def end() -> None:
+            await self._end_wrap_up(number, "wrap-up time over")
 
-    async def _end_wrap_up(self, number: str, why: str, then: Duty = Duty.IDLE) -> None:
+        self._soon(end)
+
+    async def _end_wrap_up(self, number: str, why: str, then: Duty = Duty.IDLE) -> bool:
+        """False if it had ended already."""
+        agent = self._agents[number]
+        if agent.duty is not Duty.WRAP_UP or not await self._change(number, then, why, was=Duty.WRAP_UP):
+            return False
         timer = self._timers.pop(number, None)
         if timer is not None:
             timer.cancel()
-        agent = self._agents[number]
-        if agent.duty is not Duty.WRAP_UP:
-            return
         talked_s, held_s = self._talked.pop(number, (0.0, 0.0))
         wrapped_s = self._clock() - agent.since
         self._handled_s = [*self._handled_s[-49:], talked_s + held_s + wrapped_s]
         if self._on_wrapped_up is not None:
             self._on_wrapped_up(number, talked_s, held_s, wrapped_s)
-        await self._change(number, then, why)
         self._match_soon()
+        return True
 
     def _holds(self, number: str, call_id: str) -> bool:
         agent = self._agents.get(number)
@@ -252,7 +268,7 @@ class Desk:
         return stored is not None and pin_matches(pin, stored)
 
     async def sign_in(self, number: str) -> None:
-        await self._free(number, "signed in", refuse=ON_A_CALL)
+        await self._free(number, "signed in")
 
     async def sign_out(self, number: str) -> None:
         await self._off(number, Duty.SIGNED_OUT, "signed out")
@@ -263,30 +279,29 @@ class Desk:
 
     async def resume(self, number: str) -> None:
         self._must_be_signed_in(number)
-        await self._free(number, "resumed", refuse=ON_A_CALL)
+        await self._free(number, "resumed")
 
     async def ready(self, number: str) -> None:
-        """Ends wrap-up early."""
+        """Ends wrap-up early, and nothing else: this code asks for no PIN."""
         self._must_be_signed_in(number)
-        await self._free(number, "wrap-up ended by code", refuse=ON_A_CALL)
+        self._must_not_be_on_a_call(number)
+        await self._end_wrap_up(number, "wrap-up ended by code")
 
-    async def _free(self, number: str, why: str, refuse: tuple[Duty, ...]) -> None:
-        agent = self._agents[number]
-        if agent.duty in refuse:
-            raise FeatureRefused("agent-busy")
-        if agent.duty is Duty.WRAP_UP:
-            await self._end_wrap_up(number, why)
-        elif agent.duty is not Duty.IDLE:
-            await self._change(number, Duty.IDLE, why)
+    async def _free(self, number: str, why: str) -> None:
+        self._must_not_be_on_a_call(number)
+        if not await self._end_wrap_up(number, why) and (was := self._agents[number].duty) in NOT_RUNG:
+            await self._change(number, Duty.IDLE, why, was=was)
             self._match_soon()
 
     async def _off(self, number: str, duty: Duty, why: str) -> None:
-        agent = self._agents[number]
-        if agent.duty in ON_A_CALL:
-            raise FeatureRefused("agent-busy")
-        if agent.duty is Duty.WRAP_UP:
-            await self._end_wrap_up(number, why, then=duty)
-        elif agent.duty is not duty and not await self._change(number, duty, why, was=agent.duty):
+        self._must_not_be_on_a_call(number)
+        if not await self._end_wrap_up(number, why, then=duty) and (was := self._agents[number].duty) is not duty:
+            self._must_not_be_on_a_call(number)
+            if not await self._change(number, duty, why, was=was):
+                raise FeatureRefused("agent-busy")
+
+    def _must_not_be_on_a_call(self, number: str) -> None:
+        if self._agents[number].duty in ON_A_CALL:
             raise FeatureRefused("agent-busy")
 
     def _must_be_signed_in(self, number: str) -> None:
@@ -326,10 +341,33 @@ class Desk:
             return True
 
         if not await self._ledger.ask(write):
+            await self._look_again(number)
             return False
         self._agents[number] = replace(before, duty=duty, since=now, call_id=call_id, wrap_up_until=wrap_up_until)
         log.info("agent %s: %s → %s (%s)", number, before.duty, duty, why)
         return True
+
+    async def _look_again(self, number: str) -> None:
+        """Somebody else changed this agent: what the database says counts."""
+        found = await self._ledger.ask(lambda session: session.get(Agent, number))
+        if found is None:
+            self._agents.pop(number, None)
+        else:
+            self._agents[number] = _now(found)
+
+
+def _now(agent: Agent) -> AgentNow:
+    return AgentNow(agent.number, agent.name, Duty(agent.state), agent.state_since, agent.call_id, agent.wrap_up_until)
+
+
+async def _patiently(work: Callable[[], Awaitable[None]]) -> None:
+    """Does `work`, and again while the database is away."""
+    while True:
+        try:
+            return await work()
+        except StoreUnavailable as error:
+            log.error("The desk waits: %s", error)
+            await asyncio.sleep(AGAIN_AFTER_S)
 
 
 def hash_pin(pin: str) -> str:
