@@ -1,0 +1,672 @@
+"""The desk under everything that callers, agents, timers and a second writer can do to it, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from sqlalchemy import Engine, select, update
+from sqlalchemy.orm import Session
+
+from ari_app import store
+from ari_app.desk import ON_A_CALL, Desk, Duty, FeatureRefused, Reserved, hash_pin
+from ari_app.ledger import InlineExecutor, Ledger
+from ari_app.settings import Queue
+from ari_app.store.models import Agent, AgentState
+from tests.fake.virtual_time import VirtualTimeLoop
+from tests.unit.core_database import Outage, in_memory
+
+T = TypeVar("T")
+BEGAN = 1_795_000_000.0
+NUMBERS = ("601", "602", "603")
+QUEUE = Queue(wrap_up_s=20.0)
+PIN = "246813"
+PIN_HASH = hash_pin(PIN)
+
+
+class Inbox:
+    """A call's mailbox: what the desk put there."""
+
+    def __init__(self, told: Callable[[Reserved], None] = lambda _: None) -> None:
+        self.got: list[Reserved] = []
+        self._told = told
+
+    def put(self, event: object) -> None:
+        assert isinstance(event, Reserved)
+        self._told(event)
+        self.got.append(event)
+
+    @property
+    def agents(self) -> list[str]:
+        return [reserved.agent for reserved in self.got]
+
+
+def staffed(*numbers: str, duty: Duty = Duty.SIGNED_OUT) -> Engine:
+    engine = in_memory()
+    with store.session(engine) as session:
+        for place, number in enumerate(numbers):
+            session.add(
+                Agent(
+                    number=number, name="", sip_ha1="0" * 32, pin_hash=PIN_HASH, state=duty.value,
+                    state_since=BEGAN - 100 + place,
+                )
+            )  # fmt: skip
+    return engine
+
+
+async def settled() -> None:
+    """All that is under way at this moment has been done."""
+    await asyncio.sleep(1e-6)
+
+
+# ---------------------------------------------------------------- everything at once
+
+
+class Floor(RuleBasedStateMachine):
+    """Three agents and any number of callers; each rule is something a call or an agent may do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = VirtualTimeLoop(horizon_s=10 * 24 * 3600.0)
+        asyncio.set_event_loop(self.loop)
+        self.engine = staffed(*NUMBERS)
+        self.ledger = Ledger(self.engine, executor=InlineExecutor())
+        self.handled: list[str] = []
+        self.desk = Desk(
+            self.ledger,
+            QUEUE,
+            lambda: BEGAN + self.loop.time(),
+            on_wrapped_up=lambda agent, *_: self.handled.append(agent),
+        )
+        self.waiting: dict[str, float] = {}
+        self.offered: dict[str, str] = {}
+        self.talking: dict[str, str] = {}
+        self.inboxes: dict[str, Inbox] = {}
+        self.wrapping: dict[str, float] = {}
+        self.talks = 0
+        self.dialling: dict[str, AbstractContextManager[None]] = {}
+        self.callers = 0
+        self.does(self.desk.open())
+
+    def does(self, *coros: Any) -> list[Any]:
+        """Runs `coros` at the same time and lets everything settle; exceptions are results."""
+
+        async def work() -> list[Any]:
+            results = await asyncio.gather(*coros, return_exceptions=True)
+            await settled()
+            return results
+
+        results = self.loop.run_until_complete(work())
+        assert not self.loop.failures
+        return results
+
+    def teardown(self) -> None:
+        while self.dialling:
+            self.an_agent_ends_dialling(next(iter(self.dialling)))
+        self.desk.close()
+        self.engine.dispose()
+        self.loop.run_until_complete(asyncio.sleep(0))
+        self.loop.close()
+        asyncio.set_event_loop(None)
+
+    def reads(self, question: Callable[[Session], T]) -> T:
+        with store.session(self.engine) as session:
+            return question(session)
+
+    def idle_since(self, number: str) -> float:
+        """When this agent last became idle, by the ledger."""
+        return self.reads(
+            lambda s: (
+                s.scalars(
+                    select(AgentState.at)
+                    .where(AgentState.agent == number, AgentState.now == "idle")
+                    .order_by(AgentState.id.desc())
+                ).first()
+                or 0.0
+            )
+        )
+
+    # what the desk does
+
+    def reserved(self, call: str, reserved: Reserved) -> None:
+        """Called in the very moment in which the desk offers `reserved.agent` to `call`."""
+        assert call in self.waiting, "an offer to somebody who does not wait"
+        assert reserved.agent not in self.dialling
+        mine = (self.idle_since(reserved.agent), reserved.agent)
+        for number in NUMBERS:
+            agent = self.desk.agent(number)
+            assert agent is not None
+            if agent.duty is Duty.IDLE and number not in self.dialling:
+                assert mine < (agent.since, number), f"{number} was idle longer than {reserved.agent}"
+        since = self.waiting.pop(call)
+        assert all(since <= other for other in self.waiting.values()), "somebody was overtaken"
+        self.offered[call] = reserved.agent
+
+    # what callers do
+
+    @initialize()
+    def everybody_signs_in(self) -> None:
+        self.does(*(self.desk.sign_in(number) for number in NUMBERS))
+
+    @rule(together=st.integers(1, 3))
+    def callers_join(self, together: int) -> None:
+        async def join() -> None:
+            for _ in range(together):
+                self.callers += 1
+                call = f"demo-{self.callers}.1"
+                self.inboxes[call] = Inbox(lambda reserved, call=call: self.reserved(call, reserved))
+                self.waiting[call] = BEGAN + self.loop.time() + self.callers * 1e-7
+                self.desk.join(call, self.waiting[call], self.inboxes[call])
+
+        self.does(join())
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def a_waiting_caller_hangs_up(self, data: st.DataObject) -> None:
+        call = data.draw(st.sampled_from(sorted(self.waiting)))
+
+        async def leave() -> None:
+            del self.waiting[call]
+            self.desk.leave(call)
+
+        self.does(leave())
+
+    @rule(steps=st.integers(0, 12))
+    def a_caller_hangs_up_just_as_an_agent_is_sought(self, steps: int) -> None:
+        self.callers += 1
+        call = f"demo-{self.callers}.1"
+        since = BEGAN + self.loop.time() + self.callers * 1e-7
+
+        async def come_and_go() -> None:
+            self.inboxes[call] = Inbox(lambda reserved: self.reserved(call, reserved))
+            self.waiting[call] = since
+            self.desk.join(call, since, self.inboxes[call])
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            if call in self.offered:
+                await self.desk.withdraw(call, self.offered.pop(call))
+            else:
+                del self.waiting[call]
+            self.desk.leave(call)
+
+        self.does(come_and_go())
+
+    @precondition(lambda self: self.offered)
+    @rule(data=st.data())
+    def a_caller_hangs_up_while_the_phone_rings(self, data: st.DataObject) -> None:
+        call = data.draw(st.sampled_from(sorted(self.offered)))
+        agent = self.offered.pop(call)
+
+        async def gone() -> None:
+            await self.desk.withdraw(call, agent)
+            self.desk.leave(call)
+
+        self.does(gone())
+
+    # what agents do
+
+    @precondition(lambda self: self.offered)
+    @rule(data=st.data())
+    def an_agent_answers(self, data: st.DataObject) -> None:
+        call = data.draw(st.sampled_from(sorted(self.offered)))
+        agent = self.offered.pop(call)
+
+        async def answered() -> None:
+            self.desk.leave(call)
+            await self.desk.talks(call, agent)
+
+        self.does(answered())
+        self.talking[call] = agent
+
+    @precondition(lambda self: self.offered)
+    @rule(data=st.data())
+    def an_agent_does_not_answer(self, data: st.DataObject) -> None:
+        call = data.draw(st.sampled_from(sorted(self.offered)))
+        agent = self.offered.pop(call)
+        since = BEGAN + float(call.split("-")[1]) * 1e-7
+        self.waiting[call] = since
+
+        async def not_answered() -> None:
+            await self.desk.did_not_answer(call, agent, "no_answer")
+            assert self.desk.agent(agent).duty is Duty.NO_ANSWER
+            self.desk.join(call, since, self.inboxes[call])
+
+        self.does(not_answered())
+
+    @precondition(lambda self: self.talking)
+    @rule(data=st.data())
+    def a_talk_ends(self, data: st.DataObject) -> None:
+        call = data.draw(st.sampled_from(sorted(self.talking)))
+        agent = self.talking.pop(call)
+        self.does(self.desk.wraps_up(call, agent, 60.0, 0.0))
+        assert self.desk.agent(agent).duty is Duty.WRAP_UP
+        self.wrapping[agent] = self.loop.time()
+        self.talks += 1
+
+    @rule(number=st.sampled_from(NUMBERS), code=st.sampled_from(["sign_in", "sign_out", "pause", "resume", "ready"]))
+    def an_agent_dials_a_code(self, number: str, code: str) -> None:
+        duty = self.desk.agent(number).duty
+        [result] = self.does(getattr(self.desk, code)(number))
+        if duty in ON_A_CALL:
+            assert isinstance(result, FeatureRefused)
+            assert result.prompt == "agent-busy"
+        elif duty is Duty.SIGNED_OUT and code not in ("sign_in", "sign_out"):
+            assert isinstance(result, FeatureRefused)
+            assert result.prompt == "agent-not-signed-in"
+        else:
+            assert result is None
+            after = self.desk.agent(number).duty
+            match code:
+                case "sign_out":
+                    assert after is Duty.SIGNED_OUT
+                case "pause":
+                    assert after is Duty.PAUSED
+                case "ready" if duty is not Duty.WRAP_UP:
+                    assert after is duty or (duty is Duty.IDLE and after is Duty.RESERVED)
+                case _:
+                    assert after in (Duty.IDLE, Duty.RESERVED)
+
+    @rule(
+        number=st.sampled_from(NUMBERS),
+        first=st.sampled_from(["sign_in", "sign_out", "pause", "resume", "ready"]),
+        second=st.sampled_from(["sign_in", "sign_out", "pause", "resume", "ready"]),
+    )
+    def an_agent_dials_two_codes_at_once_while_a_caller_comes(self, number: str, first: str, second: str) -> None:
+        self.callers += 1
+        call = f"demo-{self.callers}.1"
+        self.inboxes[call] = Inbox(lambda reserved: self.reserved_in_a_crowd(call, reserved))
+        self.waiting[call] = BEGAN + self.callers * 1e-7
+
+        async def join() -> None:
+            self.desk.join(call, self.waiting[call], self.inboxes[call])
+
+        results = self.does(getattr(self.desk, first)(number), join(), getattr(self.desk, second)(number))
+        assert all(result is None or isinstance(result, FeatureRefused) for result in results)
+
+    def reserved_in_a_crowd(self, call: str, reserved: Reserved) -> None:
+        """While codes are being dialled the order of the agents is not told from outside."""
+        del self.waiting[call]
+        self.offered[call] = reserved.agent
+
+    @rule(number=st.sampled_from(NUMBERS))
+    def an_agent_begins_or_ends_dialling(self, number: str) -> None:
+        if number in self.dialling:
+            self.an_agent_ends_dialling(number)
+        else:
+            self.dialling[number] = self.desk.on_the_phone(number)
+            self.dialling[number].__enter__()
+
+    def an_agent_ends_dialling(self, number: str) -> None:
+        async def end() -> None:
+            self.dialling.pop(number).__exit__(None, None, None)
+
+        self.does(end())
+
+    @rule(seconds=st.sampled_from([0.5, 5.0, 19.9, 20.1, 60.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.does(asyncio.sleep(seconds))
+        for number, since in list(self.wrapping.items()):
+            if self.loop.time() - since > QUEUE.wrap_up_s + 0.01:
+                assert self.desk.agent(number).duty is not Duty.WRAP_UP, "wrap-up did not end by itself"
+                del self.wrapping[number]
+
+    # what must hold whenever nothing is under way
+
+    @invariant()
+    def the_database_says_what_the_desk_thinks(self) -> None:
+        for row in self.reads(lambda s: s.scalars(select(Agent)).all()):
+            agent = self.desk.agent(row.number)
+            assert (row.state, row.state_since, row.call_id) == (agent.duty.value, agent.since, agent.call_id)
+
+    @invariant()
+    def an_agent_on_a_call_belongs_to_a_caller_and_to_one_only(self) -> None:
+        held = {**self.offered, **self.talking}
+        assert len(set(held.values())) == len(held), "an agent holds two calls"
+        for number in NUMBERS:
+            agent = self.desk.agent(number)
+            if agent.duty in ON_A_CALL:
+                assert held.get(agent.call_id) == number
+            else:
+                assert number not in held.values()
+                assert agent.call_id is None
+
+    @invariant()
+    def nobody_waits_while_somebody_is_free(self) -> None:
+        free = [n for n in NUMBERS if self.desk.agent(n).duty is Duty.IDLE and n not in self.dialling]
+        assert not (self.waiting and free)
+
+    @invariant()
+    def the_queue_holds_who_waits_or_is_offered(self) -> None:
+        assert self.desk.queue_length == len(self.waiting) + len(self.offered)
+        places = [self.desk.position(call) for call in (*self.waiting, *self.offered)]
+        assert sorted(places) == list(range(1, len(places) + 1))
+
+    @invariant()
+    def each_change_begins_where_the_one_before_ended(self) -> None:
+        last = dict.fromkeys(NUMBERS, "signed_out")
+        for row in self.reads(lambda s: s.scalars(select(AgentState).order_by(AgentState.id)).all()):
+            assert row.was == last[row.agent]
+            last[row.agent] = row.now
+
+    @invariant()
+    def each_talk_is_measured_once(self) -> None:
+        wrapping = sum(self.desk.agent(n).duty is Duty.WRAP_UP for n in NUMBERS)
+        assert len(self.handled) == self.talks - wrapping
+
+
+TestFloor = Floor.TestCase
+TestFloor.settings = settings(
+    max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
+# ---------------------------------------------------------------- one thing at a time
+
+
+class House:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.ledger = Ledger(engine, executor=InlineExecutor())
+        self.handled: list[tuple[str, float, float, float]] = []
+        self.desk = Desk(
+            self.ledger,
+            QUEUE,
+            lambda: BEGAN + asyncio.get_running_loop().time(),
+            on_wrapped_up=lambda *measured: self.handled.append(measured),
+        )
+
+    def joins(self, call: str) -> Inbox:
+        inbox = Inbox()
+        self.desk.join(call, BEGAN + asyncio.get_running_loop().time(), inbox)
+        return inbox
+
+    def behind_the_desks_back(self, number: str, duty: Duty, call_id: str | None = None) -> None:
+        with store.session(self.engine) as session:
+            session.execute(update(Agent).where(Agent.number == number).values(state=duty.value, call_id=call_id))
+
+    def reasons(self, number: str) -> list[str]:
+        with store.session(self.engine) as session:
+            return list(
+                session.scalars(select(AgentState.reason).where(AgentState.agent == number).order_by(AgentState.id))
+            )
+
+
+@asynccontextmanager
+async def opened(*numbers: str, duty: Duty = Duty.IDLE) -> AsyncIterator[House]:
+    house = House(staffed(*numbers, duty=duty))
+    await house.desk.open()
+    yield house
+    house.desk.close()
+    await house.ledger.close()
+    house.engine.dispose()
+
+
+async def test_the_agent_idle_longest_is_offered_first_and_callers_in_their_order():
+    async with opened("601", "602", "603") as house:
+        await house.desk.pause("601")
+        await asyncio.sleep(1)
+        await house.desk.resume("601")
+        calls = [house.joins(f"demo-{n}.1") for n in range(4)]
+        await settled()
+        assert [inbox.agents for inbox in calls] == [["602"], ["603"], ["601"], []]
+        assert house.desk.agents_in(Duty.RESERVED) == 3
+        assert house.desk.position("demo-3.1") == 4
+
+
+async def test_an_agent_who_did_not_answer_stays_paused_until_resuming():
+    async with opened("601") as house:
+        inbox = house.joins("demo-1.1")
+        await settled()
+        await house.desk.did_not_answer("demo-1.1", "601", "no_answer")
+        house.desk.join("demo-1.1", BEGAN, inbox)
+        await asyncio.sleep(3600)
+        assert house.desk.agent("601").duty is Duty.NO_ANSWER
+        assert inbox.agents == ["601"]
+        await house.desk.resume("601")
+        await settled()
+        assert inbox.agents == ["601", "601"]
+
+
+async def test_wrap_up_ends_by_itself_and_is_measured():
+    async with opened("601") as house:
+        house.joins("demo-1.1")
+        await settled()
+        house.desk.leave("demo-1.1")
+        await house.desk.talks("demo-1.1", "601")
+        await house.desk.wraps_up("demo-1.1", "601", 90.0, 10.0)
+        next_caller = house.joins("demo-2.1")
+        await asyncio.sleep(19.9)
+        assert next_caller.agents == []
+        await asyncio.sleep(0.2)
+        assert next_caller.agents == ["601"]
+        [(agent, talked, held, wrapped)] = house.handled
+        assert (agent, talked, held) == ("601", 90.0, 10.0)
+        assert wrapped == pytest.approx(20.0, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("code", "duty"),
+    [
+        ("ready", Duty.IDLE),
+        ("resume", Duty.IDLE),
+        ("sign_in", Duty.IDLE),
+        ("pause", Duty.PAUSED),
+        ("sign_out", Duty.SIGNED_OUT),
+    ],
+)
+async def test_wrap_up_ends_early_by_code_and_is_measured_once(code, duty):
+    async with opened("601") as house:
+        house.joins("demo-1.1")
+        await settled()
+        house.desk.leave("demo-1.1")
+        await house.desk.talks("demo-1.1", "601")
+        await house.desk.wraps_up("demo-1.1", "601", 90.0, 0.0)
+        await asyncio.sleep(5)
+        await getattr(house.desk, code)("601")
+        assert house.desk.agent("601").duty is duty
+        await asyncio.sleep(60)
+        assert house.desk.agent("601").duty is duty
+        assert [round(measured[3]) for measured in house.handled] == [5]
+
+
+async def test_wrap_up_ended_by_code_in_the_moment_it_ends_by_itself_is_measured_once():
+    async with opened("601") as house:
+        house.joins("demo-1.1")
+        await settled()
+        house.desk.leave("demo-1.1")
+        await house.desk.talks("demo-1.1", "601")
+        await house.desk.wraps_up("demo-1.1", "601", 90.0, 0.0)
+        await asyncio.sleep(QUEUE.wrap_up_s)
+        await house.desk.ready("601")
+        await settled()
+        assert [measured[1] for measured in house.handled] == [90.0]
+
+
+@pytest.mark.parametrize("duty", [Duty.PAUSED, Duty.NO_ANSWER])
+async def test_the_code_without_a_pin_does_not_resume_a_paused_agent(duty):
+    """*15 asks for no PIN, so it may end wrap-up and nothing else."""
+    async with opened("601", duty=duty) as house:
+        await house.desk.ready("601")
+        assert house.desk.agent("601").duty is duty
+
+
+@pytest.mark.parametrize("code", ["sign_in", "sign_out", "pause", "resume", "ready"])
+@pytest.mark.parametrize("talks", [False, True])
+async def test_codes_are_refused_on_a_call(code, talks):
+    async with opened("601") as house:
+        house.joins("demo-1.1")
+        await settled()
+        if talks:
+            await house.desk.talks("demo-1.1", "601")
+        with pytest.raises(FeatureRefused, match="agent-busy"):
+            await getattr(house.desk, code)("601")
+        assert house.desk.agent("601").call_id == "demo-1.1"
+
+
+@pytest.mark.parametrize("code", ["pause", "resume", "ready"])
+async def test_codes_are_refused_before_signing_in(code):
+    async with opened("601", duty=Duty.SIGNED_OUT) as house:
+        with pytest.raises(FeatureRefused, match="agent-not-signed-in"):
+            await getattr(house.desk, code)("601")
+
+
+async def test_pausing_in_the_moment_of_an_offer_is_refused_or_comes_first():
+    async with opened("601") as house:
+        inbox = house.joins("demo-1.1")
+        [refused] = await asyncio.gather(house.desk.pause("601"), return_exceptions=True)
+        await settled()
+        offered = inbox.agents == ["601"]
+        assert isinstance(refused, FeatureRefused) == offered
+        assert house.desk.agent("601").duty is (Duty.RESERVED if offered else Duty.PAUSED)
+
+
+async def test_an_agent_who_dials_a_code_is_not_offered_a_call():
+    async with opened("601") as house:
+        with house.desk.on_the_phone("601"):
+            inbox = house.joins("demo-1.1")
+            await asyncio.sleep(10)
+            assert inbox.agents == []
+        await settled()
+        assert inbox.agents == ["601"]
+
+
+async def test_many_matches_at_once_reserve_each_agent_once():
+    async with opened(*NUMBERS) as house:
+        inboxes = [house.joins(f"demo-{n:02}.1") for n in range(20)]
+        for number in NUMBERS:
+            with house.desk.on_the_phone(number):
+                pass
+        await settled()
+        offered = [agent for inbox in inboxes for agent in inbox.agents]
+        assert sorted(offered) == sorted(NUMBERS)
+        assert [inbox.agents != [] for inbox in inboxes] == [True] * 3 + [False] * 17
+
+
+async def test_a_caller_who_leaves_while_an_agent_is_reserved_makes_room_for_the_next():
+    async with opened("601") as house:
+        house.joins("demo-1.1")
+        second = house.joins("demo-2.1")
+        await asyncio.sleep(0)  # the desk has begun to reserve 601 for the first
+        house.desk.leave("demo-1.1")
+        await settled()
+        assert second.agents == ["601"]
+
+
+@pytest.mark.parametrize("duty", [Duty.PAUSED, Duty.RESERVED, Duty.SIGNED_OUT])
+async def test_an_agent_taken_behind_the_desks_back_is_not_rung_and_the_next_one_is(duty):
+    """As by a second controller on the same database."""
+    async with opened("601", "602") as house:
+        house.behind_the_desks_back("601", duty, "other-9.1" if duty is Duty.RESERVED else None)
+        inbox = house.joins("demo-1.1")
+        await settled()
+        assert inbox.agents == ["602"]
+        assert house.desk.agent("601").duty is duty
+        assert house.reasons("601") == []
+
+
+async def test_an_agent_removed_behind_the_desks_back_is_not_rung():
+    async with opened("601", "602") as house:
+        with store.session(house.engine) as session:
+            session.delete(session.get(Agent, "601"))
+        inbox = house.joins("demo-1.1")
+        await settled()
+        assert inbox.agents == ["602"]
+        assert house.desk.agent("601") is None
+
+
+async def test_pausing_loses_against_a_reservation_behind_the_desks_back():
+    async with opened("601") as house:
+        house.behind_the_desks_back("601", Duty.RESERVED, "other-9.1")
+        with pytest.raises(FeatureRefused, match="agent-busy"):
+            await house.desk.pause("601")
+
+
+@pytest.mark.parametrize("what", ["withdraw", "did_not_answer", "talks", "wraps_up"])
+async def test_news_of_a_call_that_no_longer_holds_the_agent_changes_nothing(what):
+    async with opened("601") as house:
+        house.joins("demo-1.1")
+        await settled()
+        more = {"did_not_answer": ("refused",), "wraps_up": (1.0, 0.0)}.get(what, ())
+        await getattr(house.desk, what)("demo-9.9", "601", *more)
+        await getattr(house.desk, what)("demo-9.9", "699", *more)
+        assert house.desk.agent("601").call_id == "demo-1.1"
+        assert house.desk.agent("601").duty is Duty.RESERVED
+
+
+async def test_agents_on_a_call_of_an_earlier_run_are_free_again_and_pauses_stay():
+    engine = staffed("601", "602", "603", "604", duty=Duty.IDLE)
+    with store.session(engine) as session:
+        for number, duty in (("601", Duty.TALKING), ("602", Duty.WRAP_UP), ("603", Duty.PAUSED)):
+            session.get(Agent, number).state = duty.value
+        session.get(Agent, "601").call_id = "demo-1.1"
+    house = House(engine)
+    await house.desk.open()
+    assert [house.desk.agent(n).duty for n in ("601", "602", "603", "604")] == [
+        Duty.IDLE, Duty.IDLE, Duty.PAUSED, Duty.IDLE,
+    ]  # fmt: skip
+    assert house.desk.agent("601").call_id is None
+    assert house.desk.agent("604").since == BEGAN - 97
+    await house.ledger.close()
+
+
+async def test_a_caller_who_came_while_the_database_was_away_is_offered_once_it_is_back():
+    async with opened("601") as house:
+        outage = Outage(house.engine)
+        outage.away = True
+        inbox = house.joins("demo-1.1")
+        await asyncio.sleep(5)
+        assert inbox.agents == []
+        outage.away = False
+        await asyncio.sleep(2)
+        assert inbox.agents == ["601"]
+
+
+async def test_a_wrap_up_that_ends_while_the_database_is_away_ends_once_it_is_back():
+    async with opened("601") as house:
+        house.joins("demo-1.1")
+        await settled()
+        house.desk.leave("demo-1.1")
+        await house.desk.talks("demo-1.1", "601")
+        await house.desk.wraps_up("demo-1.1", "601", 90.0, 0.0)
+        outage = Outage(house.engine)
+        outage.away = True
+        await asyncio.sleep(QUEUE.wrap_up_s + 5)
+        outage.away = False
+        await asyncio.sleep(2)
+        assert house.desk.agent("601").duty is Duty.IDLE
+        assert [measured[1] for measured in house.handled] == [90.0]
+
+
+async def test_expected_wait_follows_the_calls_that_were_handled():
+    async with opened("601", "602") as house:
+        for n in range(10):
+            call = f"demo-{n}.1"
+            inbox = house.joins(call)
+            await settled()
+            house.desk.leave(call)
+            [agent] = inbox.agents
+            await house.desk.talks(call, agent)
+            await house.desk.wraps_up(call, agent, 30.0, 0.0)
+            await asyncio.sleep(30)
+        for n in range(3):
+            house.joins(f"wait-{n}.1")
+        await settled()
+        assert house.desk.expected_wait_s("wait-2.1") == pytest.approx(3 * 50 / 2, abs=0.1)
+        await asyncio.sleep(7)
+        assert house.desk.oldest_wait_s == pytest.approx(7, abs=0.01)
+
+
+async def test_pins():
+    async with opened("601") as house:
+        assert await house.desk.check_pin("601", PIN)
+        assert not await house.desk.check_pin("601", PIN[:-1])
+        assert not await house.desk.check_pin("601", "")
+        assert not await house.desk.check_pin("699", PIN)
+    assert PIN not in PIN_HASH
+    assert hash_pin(PIN) != PIN_HASH
