@@ -258,9 +258,9 @@ def test_another_role_may_be_chosen_in_the_second_round():
 # ---------------------------------------------------------------- every walk
 
 
-def as_walk(turns: list[int]) -> list[Heard]:
+def as_walk(turns: list[int], begun: tuple[Heard, ...] = ()) -> list[Heard]:
     """Mostly what leads on, at times what means something in its state, rarely anything at all."""
-    call, path = Progress(), []
+    call, path = walked(*begun)[0], [*begun]
     for turn in turns:
         choice = (LEADS_ON if turn % 8 > 1 else HEARD_IN if turn % 8 else {}).get(call.state) or list(Heard)
         path.append(choice[turn // 8 % len(choice)])
@@ -268,7 +268,7 @@ def as_walk(turns: list[int]) -> list[Heard]:
     return path
 
 
-walks = st.lists(st.integers(0, 8 * 37 - 1), max_size=60).map(as_walk)
+walks = st.builds(as_walk, st.lists(st.integers(0, 8 * 37 - 1), max_size=60), st.sampled_from([(), PARTY, LAWYER]))
 
 
 @settings(max_examples=150, deadline=None)
