@@ -10,7 +10,7 @@ UV := $(firstword $(shell command -v uv) $(wildcard $(BIN)/uv))
 COMPILE := pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
-.PHONY: help demo run doctor test lint check lock clean
+.PHONY: help demo run doctor test lint check render lock clean
 
 help:  ## what each verb does
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
@@ -36,6 +36,10 @@ lint: $(READY)
 
 check:  ## exactly what CI runs
 	@bash .ci/run
+
+render: $(READY)  ## speak new or changed prompts; fetches the speech model into the user's cache
+	@$(BIN)/python -m pip install -q --require-hashes -r requirements-render.lock
+	@$(BIN)/sanling prompts render
 
 lock:  ## resolve the dependencies of pyproject.toml anew
 	@$(if $(UV),true,echo "make lock needs uv: pip install uv" >&2; exit 1)

@@ -16,7 +16,9 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings = load()
-        server = Server(settings.address, settings.agi_port, open_reader(settings), deadline_s=settings.agi_deadline_s)
+        server = Server(
+            settings.control_address, settings.agi_port, open_reader(settings), deadline_s=settings.agi_deadline_s
+        )
     except (SettingsInvalid, OSError) as error:
         print(f"The AGI server cannot start: {error}", file=sys.stderr)
         return 1

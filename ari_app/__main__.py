@@ -15,7 +15,6 @@ from typing import cast
 
 from prometheus_client import CollectorRegistry
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from ari_app import settings as house_rules
 from ari_app import store
@@ -32,7 +31,7 @@ from ari_app.ari.websocket import WebSocketWire
 from ari_app.call import Hotline
 from ari_app.desk import Desk, Duty
 from ari_app.doctor import second_store
-from ari_app.errors import SanlingError, SetUpFailed
+from ari_app.errors import SanlingError, SetUpFailed, StoreUnavailable
 from ari_app.instance import Instance
 from ari_app.ledger import Ledger
 from ari_app.prompts import Catalogue
@@ -43,7 +42,7 @@ from metrics.exporter import Exporter
 from metrics.hotline import AgentState, HotlineMetrics, RecordingStage
 from metrics.hotline import Store as StoreName
 from recordings.stores import FolderStore
-from recordings.vault import Stored, Vault
+from recordings.vault import Stored, Unstored, Vault
 
 log = logging.getLogger("sanling")
 
@@ -107,6 +106,7 @@ async def hotline(settings: Settings) -> AsyncIterator[tuple[Hotline, Vault, Pen
     house = Hotline(settings, client, desk, ledger, catalogue, metrics, time.time, asyncio.Event())
     metrics.register_agents(await ledger.ask(lambda s: list(s.scalars(select(models.Agent.number)))))
     await desk.open()
+    await ledger.close_calls_of_the_past(time.time())
     pending = Pending()
     metrics.watch(
         calls_in_progress=lambda: len(client.mailboxes),
@@ -123,11 +123,12 @@ async def hotline(settings: Settings) -> AsyncIterator[tuple[Hotline, Vault, Pen
         settings.spool_dir / "monitor",
         FolderStore(settings.local_store, "local"),
         second_store(settings),
+        zone=settings.zone,
         minimum_free_bytes=settings.recordings.minimum_free_mb * 1_000_000,
         listening_copies=settings.run_dir / "listening" if settings.recordings.listening_copies else None,
     )
     try:
-        with Exporter(registry, settings.address, settings.metrics_port, health=health):
+        with Exporter(registry, settings.control_address, settings.metrics_port, health=health):
             async with vault:
                 yield house, vault, pending
     finally:
@@ -146,22 +147,31 @@ async def keep_recordings(house: Hotline, vault: Vault, pending: Pending) -> Non
     """Every finished call into both stores, and a ledger row for each copy. REC-2."""
     while True:
         live = await live_calls(house)
-        async for told in vault.sweep(live):
-            if not isinstance(told, Stored):
-                log.error("recording of %s is not in %s yet: %s", told.call_id, told.store, told.reason)
-                house.metrics.recording_failed(cast(RecordingStage, told.store))
-                continue
-            await enter_unattended(house.ledger, told.call_id)
-            house.ledger.write(
-                models.Recording(
-                    call_id=told.call_id, store=told.store, at=house.clock(), path=told.path, sha256=told.sha256,
-                    seconds=told.seconds, channels=told.channels, bytes=told.bytes,
-                )
-            )  # fmt: skip
-            house.metrics.recording_stored(cast(StoreName, told.store))
-            log.info("recording of %s is in %s: %.1f s, sha256 %s", told.call_id, told.store, told.seconds, told.sha256)
+        try:
+            async for told in vault.sweep(live):
+                await enter_recording(house, told)
+        except StoreUnavailable as error:  # the spool keeps what could not be entered; the next sweep tells it again
+            log.error("recordings wait for the database: %s", error)
         pending.count = (await vault.backlog(live)).waiting
         await asyncio.sleep(SWEEP_EVERY_S)
+
+
+async def enter_recording(house: Hotline, told: Stored | Unstored) -> None:
+    """A ledger row for one verified copy. Raises StoreUnavailable."""
+    if isinstance(told, Unstored):
+        log.error("recording of %s is not in %s yet: %s", told.call_id, told.store, told.reason)
+        house.metrics.recording_failed(cast(RecordingStage, told.store))
+        return
+    await enter_unattended(house.ledger, told.call_id)
+    row = models.Recording(
+        call_id=told.call_id, store=told.store, at=house.clock(), path=told.path, sha256=told.sha256,
+        seconds=told.seconds, channels=told.channels, bytes=told.bytes,
+    )  # fmt: skip
+    known = await house.ledger.ask(lambda s: s.get(models.Recording, (told.call_id, told.store)) is not None)
+    if not known:
+        house.ledger.write(row)
+        house.metrics.recording_stored(cast(StoreName, told.store))
+    log.info("recording of %s is in %s: %.1f s, sha256 %s", told.call_id, told.store, told.seconds, told.sha256)
 
 
 async def live_calls(house: Hotline) -> set[str] | None:
@@ -175,10 +185,10 @@ async def live_calls(house: Hotline) -> set[str] | None:
 async def enter_unattended(ledger: Ledger, call_id: str) -> None:
     """A call that never reached the controller is in the ledger all the same, by its recording."""
 
-    def known(session: Session) -> bool:
-        return session.get(models.Call, call_id) is not None
-
-    if not await ledger.ask(known):
+    known = await ledger.ask(lambda session: session.get(models.Call, call_id) is not None)
+    if ledger.waiting_rows:
+        raise StoreUnavailable("The database takes no rows; whether this call is in the ledger cannot be known.")
+    if not known:
         began = float(call_id.rpartition("-")[2].rpartition(".")[0])
         ledger.write(models.Call(id=call_id, caller_number=None, called_number="", at=began))
         ledger.write(

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
@@ -25,7 +25,7 @@ from ari_app.flow.manual import manual
 from ari_app.founding import access_file, hand_out, prepare, shown
 from ari_app.instance import Instance, Notice
 from ari_app.settings import PROJECT, Settings
-from ari_app.store.models import Agent, Call, Ending
+from ari_app.store.models import Agent, Call, Callback, Ending
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="三铃 Sanling: a legal-hotline contact centre.")
 prompts_app = typer.Typer(no_args_is_help=True, help="The catalogue of approved wording and its audio.")
@@ -68,7 +68,7 @@ def run() -> None:
   agents       register 601 … at {at} (UDP, alaw or ulaw) with the password in {shown(access_file(settings))},
                then dial *11 and key the PIN; *12 out, *13 pause, *14 resume, *15 ends wrap-up
   in talk      *5 disclaimer, *6 closing
-  metrics      http://{settings.address}:{settings.metrics_port}/metrics
+  metrics      http://{settings.control_address}:{settings.metrics_port}/metrics
   logs         {shown(settings.run_dir / "log")}
 Ctrl-C stops everything.
 """
@@ -106,6 +106,8 @@ def doctor() -> None:
 
 @contextmanager
 def reading(settings: Settings) -> Iterator[Session]:
+    if not settings.database_url and not settings.run_dir.is_dir():
+        raise SanlingError(f"There is no instance {settings.instance} yet: run `make run` or `sanling setup` first.")
     engine: Engine = store.open_engine(settings.database)
     try:
         store.check_version(engine)
@@ -116,10 +118,23 @@ def reading(settings: Settings) -> Iterator[Session]:
 
 
 @app.command()
+def callbacks() -> None:
+    """Who asked to be called back, newest first."""
+    settings = house_rules.load()
+    table = Table("asked at", "number", "reason", "call", box=None)
+    with reading(settings) as session:
+        for row in session.scalars(select(Callback).order_by(Callback.at.desc())):
+            table.add_row(moment(row.at, settings), row.number, row.reason, row.id)
+    out.print(table)
+
+
+@app.command()
 def calls(last: Annotated[int, typer.Option(help="How many.")] = 20) -> None:
     """The last calls, newest first."""
     settings = house_rules.load()
-    table = Table("call", "at", "outcome", "agent", "answered", "wait", "talk", "hung up by", box=None)
+    table = Table(
+        Column("call", no_wrap=True), "at", "outcome", "agent", "answered", "wait", "talk", "hung up by", box=None
+    )
     with reading(settings) as session:
         query = select(Call, Ending).outerjoin(Ending, Ending.call_id == Call.id).order_by(Call.at.desc()).limit(last)
         for found in session.execute(query):

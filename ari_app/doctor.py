@@ -138,11 +138,11 @@ def _modules(instance: Instance) -> str:
 
 async def _agi(settings: Settings) -> str:
     """A whole AGI session, as Asterisk would hold it."""
-    at = f"{settings.address}:{settings.agi_port}"
+    at = f"{settings.control_address}:{settings.agi_port}"
     began = time.perf_counter()
     try:
         async with asyncio.timeout(WITHIN_S):
-            reader, writer = await asyncio.open_connection(settings.address, settings.agi_port)
+            reader, writer = await asyncio.open_connection(settings.control_address, settings.agi_port)
             writer.write(
                 f"agi_network_script: case_context\nagi_request: agi://{at}/case_context\nagi_arg_1: \n\n".encode()
             )
@@ -159,13 +159,13 @@ async def _agi(settings: Settings) -> str:
 
 
 def _controller(settings: Settings) -> str:
-    url = f"http://{settings.address}:{settings.metrics_port}/health"
+    url = f"http://{settings.control_address}:{settings.metrics_port}/health"
     try:
         with urllib.request.urlopen(url, timeout=WITHIN_S) as answer:
             parts = json.load(answer)
     except urllib.error.HTTPError as error:
         parts = json.load(error)
-        away = ", ".join(part for part, ready in parts.items() if ready is False)
+        away = ", ".join(part for part, ready in parts["parts"].items() if not ready)
         raise Sick(f"runs, but is not ready: {away}", "See log/controller.log in the run-time folder.") from error
     except OSError as error:
         raise Sick(f"does not answer at {url}", NOT_RUNNING) from error
@@ -177,7 +177,7 @@ def _store(kept: Store) -> str:
         kept.check()
     except StoreError as error:
         raise Sick(str(error), "No recording is stored twice until this is mended; the spool keeps them.") from error
-    return f"writable, {kept.where('')}"
+    return f"writable, {kept.root if isinstance(kept, FolderStore) else kept.where('…')}"
 
 
 def _disk(settings: Settings) -> str:

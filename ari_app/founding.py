@@ -18,6 +18,7 @@ from recordings.stores import FolderStore
 def prepare(settings: Settings, say: Callable[[str], None], new_stores: bool = False) -> Instance:
     """Everything before the first process is started. Idempotent.
 
+    The invented sample data goes into the built-in SQLite database only: its people could prove an identity.
     `new_stores`: also make stores of folders outside the run-time folder. Only by hand: the empty mount point of a
     disk that is away must not become one. Raises SanlingError with what to do.
     """
@@ -30,7 +31,7 @@ def prepare(settings: Settings, say: Callable[[str], None], new_stores: bool = F
     try:
         store.migrate(engine)
         with store.session(engine) as session:
-            new = sample.fill(session)
+            new = sample.fill(session) if not settings.database_url else []
             hand_out(settings, new)
             instance.prepare(staff.accounts(session))
     finally:

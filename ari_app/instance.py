@@ -147,7 +147,7 @@ class Instance:
 
     @property
     def ari_url(self) -> str:
-        return f"http://{self.settings.address}:{self.settings.ari_port}/ari"
+        return f"http://{self.settings.control_address}:{self.settings.ari_port}/ari"
 
     @property
     def ari_user(self) -> str:
@@ -233,6 +233,7 @@ class Instance:
             "run_dir": str(settings.run_dir),
             "instance": settings.instance,
             "address": settings.address,
+            "control_address": settings.control_address,
             "sip_port": str(settings.sip_port),
             "ari_port": str(settings.ari_port),
             "agi_port": str(settings.agi_port),
@@ -339,7 +340,7 @@ class Instance:
             raise SetUpFailed(f"Asterisk at {self.ari_url} does not answer: {error}") from error
 
     def _ari_now(self, method: str, path: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(self.settings.address, self.settings.ari_port, timeout=5)
+        connection = http.client.HTTPConnection(self.settings.control_address, self.settings.ari_port, timeout=5)
         try:
             who = base64.b64encode(f"{self.ari_user}:{self.ari_password}".encode()).decode()
             connection.request(method, f"/ari/{path}", headers={"Authorization": f"Basic {who}"})
@@ -350,16 +351,19 @@ class Instance:
 
     def _check_ports(self) -> None:
         settings = self.settings
-        wanted = ((socket.SOCK_DGRAM, settings.sip_port, "udp"), (socket.SOCK_STREAM, settings.ari_port, "tcp"))
-        for kind, port, name in wanted:
+        wanted = (
+            (settings.address, socket.SOCK_DGRAM, settings.sip_port, "udp"),
+            (settings.control_address, socket.SOCK_STREAM, settings.ari_port, "tcp"),
+        )
+        for address, kind, port, name in wanted:
             with socket.socket(socket.AF_INET, kind) as probe:
                 if kind == socket.SOCK_STREAM:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
-                    probe.bind((settings.address, port))
+                    probe.bind((address, port))
                 except OSError as error:
                     raise SetUpFailed(
-                        f"{settings.address}:{port}/{name} is not free ({error.strerror}). Is this instance running "
+                        f"{address}:{port}/{name} is not free ({error.strerror}). Is this instance running "
                         "already? Another address: SANLING_ADDRESS=127.0.20.2"
                     ) from error
 

@@ -29,6 +29,8 @@ log = logging.getLogger("sanling.ledger")
 T = TypeVar("T")
 
 RETRY_AFTER_S = 1.0
+CUT_OFF = ("broken", "fallback")
+"""Outcomes of calls that did not come to their end in the SOP."""
 
 
 class InlineExecutor(Executor):
@@ -73,6 +75,22 @@ class Ledger:
         """
         await self.flush()
         return await self._run(lambda: self._in_session(question))
+
+    async def close_calls_of_the_past(self, now: float) -> None:
+        """Writes the ending of every call that an earlier controller did not live to close."""
+
+        def unclosed(session: Session) -> list[str]:
+            query = select(Call.id).outerjoin(Ending, Ending.call_id == Call.id).where(Ending.call_id.is_(None))
+            return list(session.scalars(query))
+
+        for call_id in await self.ask(unclosed):
+            log.warning("call %s was cut off with an earlier controller", call_id)
+            self.write(
+                Ending(
+                    call_id=call_id, at=now, outcome="broken", hung_up_by="hotline", agent=None,
+                    answered_after_s=None, wait_s=0.0, talk_s=0.0, after_closing_s=None,
+                )
+            )  # fmt: skip
 
     async def flush(self) -> None:
         """Waits until what was written is committed, or was found impossible for now."""
@@ -157,7 +175,8 @@ def replay(session: Session, call_id: str) -> Progress:
                 f"Row {row.n} of call {call_id}: {row.state} heard {row.heard} and is recorded as "
                 f"{row.next} ({row.actions}); the table says {wanted[1]} ({wanted[2]}) from {wanted[0]}."
             )
-    if session.get(Ending, call_id) is not None and progress.state is not State.ENDED:
+    ending = session.get(Ending, call_id)
+    if ending is not None and ending.outcome not in CUT_OFF and progress.state is not State.ENDED:
         raise LedgerContradiction(f"Call {call_id} is closed, but its rows end in {progress.state.name}.")
     return progress
 

@@ -11,6 +11,7 @@ from ari_app.ari.errors import AriError
 from ari_app.ari.mailboxes import owner_of
 from ari_app.call import APOLOGY, Call, Hotline, Resync, case_vars
 from ari_app.cases import normalise_number
+from ari_app.errors import StoreUnavailable
 from ari_app.features import FeatureCall, agent_of
 from ari_app.privacy import mask
 from ari_app.store import models
@@ -132,8 +133,12 @@ class Reception:
         """Numbers that callers left while nobody was there: one file each, a ledger row, then the file goes."""
         folder = self._hotline.settings.spool_dir / "callbacks"
         while True:
-            for file in sorted(folder.glob("*.txt")) if folder.is_dir() else ():
-                await self._take_up(file)
+            for file in waiting_requests(folder):
+                try:
+                    await self._take_up(file)
+                except StoreUnavailable as error:
+                    log.error("callbacks wait for the database: %s", error)
+                    break
             await asyncio.sleep(CALLBACKS_EVERY_S)
 
     async def _take_up(self, file: Path) -> None:
@@ -151,6 +156,10 @@ class Reception:
             log.info("call %s asked to be called back at %s", call_id, mask(number))
         if not ledger.waiting_rows:
             remove(file)
+
+
+def waiting_requests(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.txt"))
 
 
 def read_request(file: Path) -> tuple[float, str] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -44,12 +45,10 @@ class Answering(Part, frozen=True):
 class Keypad(Part, frozen=True):
     first_digit_s: float = 8.0
     between_digits_s: float = 5.0
-    tries: int = 3
 
 
 class Queue(Part, frozen=True):
     announce_every_s: float = 30.0
-    offer_rings: int = 3
     offer_timeout_s: float = 11.0
     """An agent's phone rings at most three rings. SOP-1."""
     wrap_up_s: float = 20.0
@@ -95,7 +94,7 @@ class Settings(Part, frozen=True):
     instance: str = "hotline"
     """Names the run-time folder and begins every call id: letters, digits and dashes."""
     address: str = "127.0.20.1"
-    """The instance's own address: SIP, RTP, ARI, FastAGI and metrics listen here and nowhere else."""
+    """The instance's own address: SIP and RTP listen here and nowhere else."""
     sip_port: int = 5060
     ari_port: int = 8088
     agi_port: int = 4573
@@ -118,6 +117,11 @@ class Settings(Part, frozen=True):
     ending: Ending = Ending()
     trunk: Trunk = Trunk()
     recordings: Recordings = Recordings()
+
+    @property
+    def control_address(self) -> str:
+        """Where ARI, FastAGI and the metrics listen: always on loopback, since none of them is for the network."""
+        return self.address if ip_address(self.address).is_loopback else "127.0.0.1"
 
     @property
     def zone(self) -> ZoneInfo:
@@ -198,6 +202,10 @@ def _check(settings: Settings) -> None:
         raise SettingsInvalid("answering.deadline_s: at most 15 s (SOP-1).")
     if settings.ending.call_ceiling_s <= settings.ending.warn_before_ceiling_s:
         raise SettingsInvalid("ending.call_ceiling_s must be longer than ending.warn_before_ceiling_s.")
+    try:
+        ip_address(settings.address)
+    except ValueError as error:
+        raise SettingsInvalid(f"address: {settings.address!r} is not an IP address.") from error
     try:
         ZoneInfo(settings.time_zone)
     except (ZoneInfoNotFoundError, ValueError) as error:

@@ -11,6 +11,7 @@ import contextlib
 import csv
 import hashlib
 import json
+import os
 import time
 import urllib.error
 import urllib.request
@@ -47,6 +48,7 @@ CALLER_SPEAKS, AGENT_SPEAKS = "wait-7", "position-7"
 """Clips that stand in for the two people's own voices."""
 LISTENS_S = 1.4
 """How much of a question the caller hears before typing over it."""
+PICKS_UP_AFTER_S = 2.0
 TURN_S = 0.4
 """People's pause before they speak or press a key."""
 FIVE_SECONDS_TOLERANCE_S = 0.3
@@ -105,7 +107,8 @@ class Story:
 def perform(json_file: Path | None, out: Console) -> bool:
     """Plays the call, prints it, and says whether every figure is right. Raises SanlingError if it cannot begin."""
     settings = load(
-        instance=INSTANCE, address=ADDRESS, trunk={"addresses": [CALLER_AT]}, queue={"wrap_up_s": 4.0},
+        Path(os.devnull), instance=INSTANCE, address=ADDRESS, trunk={"addresses": [CALLER_AT]},
+        queue={"wrap_up_s": 4.0}, database_url="", recordings={},
     )  # fmt: skip
     out.print("[bold]Setting up[/bold]")
     instance = prepare(settings, say=out.print)
@@ -145,7 +148,7 @@ async def _perform(settings: Settings, instance: Instance, story: Story, out: Co
 
 
 async def _ready(settings: Settings, hotline: asyncio.Task[None]) -> None:
-    url = f"http://{settings.address}:{settings.metrics_port}/health"
+    url = f"http://{settings.control_address}:{settings.metrics_port}/health"
     until = time.monotonic() + READY_WITHIN_S
     while time.monotonic() < until and not hotline.done():
         with contextlib.suppress(OSError):
@@ -165,7 +168,7 @@ def _fetch(url: str) -> str:
 
 
 async def _call(settings: Settings, story: Story) -> None:
-    ear = Ear({**PromptSounds(settings.prompts / "audio"), **PromptSounds(settings.prompts / "music")})
+    ear = Ear(PromptSounds(settings.prompts / "audio"))
     with (settings.run_dir / "agents.csv").open(encoding="utf-8") as file:
         access = {row["number"]: row for row in csv.DictReader(file)}[AGENT]
     at = f"{settings.address}:{settings.sip_port}"
@@ -214,12 +217,12 @@ async def _converse(caller: Call, agent: Phone, settings: Settings, story: Story
     await asyncio.sleep(LISTENS_S)
     await keys("12345#")
     await keys("99#")
-    await caller.hears("identity-proven")
+    await lasts("identity-proven")
     await asyncio.sleep(LISTENS_S)
     await keys("1")
     offer = await agent.rings()
     story.saw("agent", f"rings: {offer.display}")
-    await lasts("transferring")
+    await asyncio.sleep(PICKS_UP_AFTER_S)
     await offer.picks_up()
     story.saw("agent", "picks up")
     await lasts("whisper-party-verified-milestone", f"opening-agent-{AGENT}", "is-it-mr-5f20")
@@ -383,7 +386,7 @@ def _recordings(rows: list[models.Recording], story: Story) -> None:
 
 async def _metrics(settings: Settings, story: Story) -> None:
     """Scraped once the agent's wrap-up is over, so that the handle time is there."""
-    url = f"http://{settings.address}:{settings.metrics_port}/metrics"
+    url = f"http://{settings.control_address}:{settings.metrics_port}/metrics"
     until = time.monotonic() + settings.queue.wrap_up_s + 5
     while time.monotonic() < until:
         story.metrics = dict(_of_agent(await asyncio.to_thread(_fetch, url)))

@@ -61,7 +61,7 @@ class Running:
         with (settings.run_dir / "agents.csv").open(encoding="utf-8") as file:
             self.access = {row["number"]: Access(**row) for row in csv.DictReader(file)}
         self.engine = store.open_engine(settings.database)
-        self.ear = Ear({**PromptSounds(settings.prompts / "audio"), **PromptSounds(settings.prompts / "music")})
+        self.ear = Ear(PromptSounds(settings.prompts / "audio"))
 
     @classmethod
     def of(cls, worker: str, changed: dict[str, Any]) -> Running:
