@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Session, make_transient
 
 from ari_app import store
@@ -103,6 +103,9 @@ class Ledger:
             self._retry = None
             self.write()
         await self.flush()
+        if self._retry is not None:
+            self._retry.cancel()
+            log.critical("%d rows are lost: the database is away to the last", len(self._rows))
         self._thread.shutdown(wait=False)
 
     @property
@@ -124,9 +127,10 @@ class Ledger:
     def _append(self, rows: list[Table]) -> None:
         try:
             self._in_session(lambda session: session.add_all(rows))
-        except IntegrityError as error:
+        except StatementError as error:
             if len(rows) == 1:
-                log.error("A row of %s was refused: %s", rows[0].__tablename__, error.orig)
+                reason = str(error.orig).partition("\\n")[0]  # PostgreSQL goes on with the row: personal data
+                log.error("A row of %s was refused: %s", rows[0].__tablename__, reason)
                 return
             for row in rows:  # the one bad row must not take its neighbours with it
                 make_transient(row)
@@ -166,7 +170,11 @@ def replay(session: Session, call_id: str) -> Progress:
     if not rows and session.get(Call, call_id) is None:
         raise SanlingError(f"There is no call {call_id} in the ledger; `sanling calls` lists them.")
     progress = Progress()
-    for row in rows:
+    for n, row in enumerate(rows):
+        if row.n != n:
+            raise LedgerContradiction(f"Row {n} of call {call_id} is missing.")
+        if row.heard not in Heard.__members__:
+            raise LedgerContradiction(f"Row {n} of call {call_id}: the table does not know {row.heard}.")
         was = progress.state
         progress, actions = step(progress, Heard[row.heard])
         wanted = (was.name, progress.state.name, " ".join(do.name for do in actions))
