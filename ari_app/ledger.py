@@ -98,13 +98,11 @@ class Ledger:
             await asyncio.shield(self._writer)
 
     async def close(self) -> None:
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
-            self.write()
+        self._stop_retrying()
+        self.write()
         await self.flush()
-        if self._retry is not None:
-            self._retry.cancel()
+        self._stop_retrying()
+        if self._rows:
             log.critical("%d rows are lost: the database is away to the last", len(self._rows))
         self._thread.shutdown(wait=False)
 
@@ -114,31 +112,44 @@ class Ledger:
 
     async def _drain(self) -> None:
         while self._rows:
-            batch = list(self._rows)
+            left = list(self._rows)
+            taken = len(left)
             try:
-                await self._run(partial(self._append, batch))
+                await self._run(partial(self._append, left))
             except StoreUnavailable as error:
-                log.error("%d rows wait for the database: %s", len(self._rows), error)
+                log.error("%d rows wait for the database: %s", len(left), error)
                 self._retry = asyncio.get_running_loop().call_later(RETRY_AFTER_S, self._again)
                 return
-            for _ in batch:
-                self._rows.popleft()
+            finally:
+                for _ in range(taken - len(left)):
+                    self._rows.popleft()
 
     def _append(self, rows: list[Table]) -> None:
+        """Takes out of `rows` what has been written."""
         try:
             self._in_session(lambda session: session.add_all(rows))
+            rows.clear()
+        except StatementError:  # the one bad row must not take its neighbours with it
+            while rows:
+                self._append_one(rows[0])
+                del rows[0]
+
+    def _append_one(self, row: Table) -> None:
+        make_transient(row)
+        try:
+            self._in_session(lambda session: session.add(row))
         except StatementError as error:
-            if len(rows) == 1:
-                reason = str(error.orig).partition("\\n")[0]  # PostgreSQL goes on with the row: personal data
-                log.error("A row of %s was refused: %s", rows[0].__tablename__, reason)
-                return
-            for row in rows:  # the one bad row must not take its neighbours with it
-                make_transient(row)
-                self._append([row])
+            reason = str(error.orig).splitlines()[0]  # PostgreSQL goes on with the row itself: personal data
+            log.error("A row of %s was refused: %s", row.__tablename__, reason)
 
     def _again(self) -> None:
         self._retry = None
         self.write()
+
+    def _stop_retrying(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
