@@ -38,8 +38,9 @@ def in_memory() -> Engine:
 
 def in_file(path: Path) -> Engine:
     """The same in a file; it does not wait for another's lock, so that tests need not either."""
-    with sqlite3.connect(path) as file:
-        _migrated().backup(file)
+    file = sqlite3.connect(path)
+    _migrated().backup(file)
+    file.execute("PRAGMA journal_mode=WAL")
     file.close()
     engine = store.open_engine(f"sqlite:///{path}")
     event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout=0"))
