@@ -7,9 +7,10 @@ The only reader of the environment and of ``hotline.toml``. A value in the envir
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -162,16 +163,19 @@ def load(file: Path | None = None, environment: Mapping[str, str] | None = None,
 
     Raises SettingsInvalid, naming the setting and the file.
     """
-    path = file or Path(os.environ.get("SANLING_CONFIG", PROJECT / "hotline.toml"))
+    source = os.environ if environment is None else environment
+    named = file or (Path(source["SANLING_CONFIG"]) if source.get("SANLING_CONFIG") else None)
+    path = named or PROJECT / "hotline.toml"
     tree: dict[str, Any] = {}
     if path.exists():
         try:
             tree = tomllib.loads(path.read_text(encoding="utf-8"))
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsInvalid(f"{path} is not valid TOML: {error}") from error
-    elif file is not None:
+        except OSError as error:
+            raise SettingsInvalid(f"{path} cannot be read: {error.strerror}.") from error
+    elif named is not None:
         raise SettingsInvalid(f"There is no settings file {path}.")
-    source = os.environ if environment is None else environment
     for name, value in source.items():
         if name.startswith("SANLING_") and name != "SANLING_CONFIG":
             _place(tree, name.removeprefix("SANLING_").lower().split("__"), value)
@@ -186,11 +190,19 @@ def load(file: Path | None = None, environment: Mapping[str, str] | None = None,
 
 def _place(tree: dict[str, Any], path: list[str], value: str) -> None:
     for name in path[:-1]:
-        tree = tree.setdefault(name, {})
+        inner = tree.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise SettingsInvalid(f"{name}: a group of settings, not a value.")
+        tree = inner
     tree[path[-1]] = value.split(",") if path[-1] in _LISTS else value
 
 
 _LISTS = {"addresses", "hotline_numbers", "codecs", "rtp_ports"}
+_DURATIONS = (
+    ("", "agi_deadline_s"), ("keypad", "first_digit_s"), ("keypad", "between_digits_s"), ("queue", "announce_every_s"),
+    ("queue", "expected_handle_s"), ("ending", "leave_within_s"), ("ending", "call_ceiling_s"),
+    ("ending", "warn_before_ceiling_s"),
+)  # fmt: skip
 
 
 def _check(settings: Settings) -> None:
@@ -200,6 +212,27 @@ def _check(settings: Settings) -> None:
         raise SettingsInvalid("answering.after_rings: 1 to 3; it answers within three rings (SOP-1).")
     if not 0 < settings.answering.deadline_s <= 15:
         raise SettingsInvalid("answering.deadline_s: at most 15 s (SOP-1).")
+    if not 0 < settings.queue.offer_timeout_s <= 15:
+        raise SettingsInvalid("queue.offer_timeout_s: at most 15 s; an agent's phone rings at most three rings (SOP-1).")
+    for group, name in _DURATIONS:
+        if not 0 < getattr(getattr(settings, group) if group else settings, name) < float("inf"):
+            raise SettingsInvalid(f"{group}{'.' if group else ''}{name}: seconds, more than 0.")
+    if settings.queue.wrap_up_s < 0:
+        raise SettingsInvalid("queue.wrap_up_s: seconds, 0 or more.")
+    for name in ("sip_port", "ari_port", "agi_port", "metrics_port"):
+        if not 0 < getattr(settings, name) <= 65535:
+            raise SettingsInvalid(f"{name}: a port, 1 to 65535.")
+    if not settings.hotline_numbers or not all(re.fullmatch(r"\+?\d+", one) for one in settings.hotline_numbers):
+        raise SettingsInvalid("hotline_numbers: one number or more, of digits only.")
+    if not settings.codecs or not set(settings.codecs) <= {"alaw", "ulaw"}:
+        raise SettingsInvalid("codecs: alaw, ulaw or both.")
+    for one in settings.trunk.addresses:
+        try:
+            ip_network(one, strict=False)
+        except ValueError as error:
+            raise SettingsInvalid(f"trunk.addresses: {one!r} is neither an address nor a network.") from error
+    if settings.recordings.s3.endpoint and not settings.recordings.s3.bucket:
+        raise SettingsInvalid("recordings.s3.bucket: name the bucket of recordings.s3.endpoint.")
     if settings.ending.call_ceiling_s <= settings.ending.warn_before_ceiling_s:
         raise SettingsInvalid("ending.call_ceiling_s must be longer than ending.warn_before_ceiling_s.")
     try:
