@@ -213,7 +213,7 @@ def _check(settings: Settings) -> None:
     if not 0 < settings.answering.deadline_s <= 15:
         raise SettingsInvalid("answering.deadline_s: at most 15 s (SOP-1).")
     if not 0 < settings.queue.offer_timeout_s <= 15:
-        raise SettingsInvalid("queue.offer_timeout_s: at most 15 s; an agent's phone rings at most three rings (SOP-1).")
+        raise SettingsInvalid("queue.offer_timeout_s: at most 15 s; a phone rings three rings at most (SOP-1).")
     for group, name in _DURATIONS:
         if not 0 < getattr(getattr(settings, group) if group else settings, name) < float("inf"):
             raise SettingsInvalid(f"{group}{'.' if group else ''}{name}: seconds, more than 0.")
