@@ -32,6 +32,7 @@ from ari_app.call import Hotline
 from ari_app.desk import Desk, Duty
 from ari_app.doctor import second_store
 from ari_app.errors import SanlingError, SetUpFailed, StoreUnavailable
+from ari_app.flow.identity import initials
 from ari_app.instance import Instance
 from ari_app.ledger import Ledger
 from ari_app.prompts import Catalogue
@@ -82,6 +83,7 @@ async def control(settings: Settings) -> None:
                 group.create_task(keep_recordings(house, vault, pending), name="vault"),
                 group.create_task(house.metrics.measure_loop_lag(), name="lag"),
             ]
+            group.create_task(asyncio.to_thread(initials, "三铃"), name="pinyin")  # loaded before the first caller
             await stopping.wait()
             log.info("stopping")
             for task in tasks:
@@ -106,7 +108,7 @@ async def hotline(settings: Settings) -> AsyncIterator[tuple[Hotline, Vault, Pen
     house = Hotline(settings, client, desk, ledger, catalogue, metrics, time.time, asyncio.Event())
     metrics.register_agents(await ledger.ask(lambda s: list(s.scalars(select(models.Agent.number)))))
     await desk.open()
-    await ledger.close_calls_of_the_past(time.time())
+    await ledger.close_calls_of_the_past(settings.instance, time.time())
     pending = Pending()
     metrics.watch(
         calls_in_progress=lambda: len(client.mailboxes),

@@ -76,11 +76,15 @@ class Ledger:
         await self.flush()
         return await self._run(lambda: self._in_session(question))
 
-    async def close_calls_of_the_past(self, now: float) -> None:
-        """Writes the ending of every call that an earlier controller did not live to close."""
+    async def close_calls_of_the_past(self, instance: str, now: float) -> None:
+        """Writes the ending of every call of `instance` that an earlier controller did not live to close."""
 
         def unclosed(session: Session) -> list[str]:
-            query = select(Call.id).outerjoin(Ending, Ending.call_id == Call.id).where(Ending.call_id.is_(None))
+            query = (
+                select(Call.id)
+                .outerjoin(Ending, Ending.call_id == Call.id)
+                .where(Ending.call_id.is_(None), Call.id.startswith(f"{instance}-", autoescape=True))
+            )
             return list(session.scalars(query))
 
         for call_id in await self.ask(unclosed):

@@ -12,8 +12,6 @@ from enum import StrEnum
 from functools import cache
 from itertools import product
 
-from pypinyin import Style, pinyin
-
 LETTERS = {
     letter: digit
     for digit, letters in {
@@ -59,6 +57,8 @@ def initials(name: str) -> frozenset[str]:
 
     Latin letters count as themselves, digits too; anything else is passed over.
     """
+    from pypinyin import Style, pinyin  # its dictionary takes a second to load, which only a controller needs to spend
+
     choices: list[set[str]] = []
     for character in name.lower():
         if character in LETTERS:

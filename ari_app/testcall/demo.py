@@ -44,7 +44,7 @@ CALLER = "15400001001"
 AGENT = "601"
 READY_WITHIN_S = 30.0
 STORED_WITHIN_S = 30.0
-CALLER_SPEAKS, AGENT_SPEAKS = "wait-7", "position-7"
+CALLER_SPEAKS, AGENT_SPEAKS = "agent-resumed", "agent-paused"
 """Clips that stand in for the two people's own voices."""
 LISTENS_S = 1.4
 """How much of a question the caller hears before typing over it."""
@@ -134,14 +134,15 @@ def _each(errors: BaseExceptionGroup[PhoneError]) -> Iterator[str]:
 
 async def _perform(settings: Settings, instance: Instance, story: Story, out: Console) -> None:
     out.print("[bold]Starting the hotline[/bold]")
-    async with asyncio.TaskGroup() as group:
+    ear = Ear(PromptSounds(settings.prompts / "audio"))
+    async with asyncio.TaskGroup() as group, Phones(CALLER_AT, ear=ear) as phones:
         hotline = group.create_task(instance.supervise())
         await _ready(settings, hotline)
         out.print(
             f"it answers at {settings.address}; an agent signs in and a caller dials {settings.hotline_numbers[0]}"
         )
         try:
-            await _call(settings, story)
+            await _call(phones, settings, story)
             await _aftermath(settings, story)
         finally:
             hotline.cancel()
@@ -167,24 +168,31 @@ def _fetch(url: str) -> str:
 # ---------------------------------------------------------------- the call
 
 
-async def _call(settings: Settings, story: Story) -> None:
-    ear = Ear(PromptSounds(settings.prompts / "audio"))
+async def _call(phones: Phones, settings: Settings, story: Story) -> None:
     with (settings.run_dir / "agents.csv").open(encoding="utf-8") as file:
         access = {row["number"]: row for row in csv.DictReader(file)}[AGENT]
     at = f"{settings.address}:{settings.sip_port}"
-    async with Phones(CALLER_AT, ear=ear) as phones:
-        agent = await phones.agent(AGENT, access["password"], registrar=at, address=AGENT_AT)
-        caller = await phones.caller(CALLER).dials(settings.hotline_numbers[0], at=at)
-        story.began_at = caller.began_at
-        story.saw("caller", f"dials {settings.hotline_numbers[0]}")
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_sign_in(agent, access["pin"], story))
-                conversation = group.create_task(_converse(caller, agent, settings, story))
-            offer = conversation.result()
-        finally:
-            caller.hang_up()
-        await _judge(caller, offer, settings, story)
+    agent = await phones.agent(AGENT, access["password"], registrar=at, address=AGENT_AT)
+    caller = await phones.caller(CALLER).dials(settings.hotline_numbers[0], at=at)
+    story.began_at = caller.began_at
+    story.saw("caller", f"dials {settings.hotline_numbers[0]}")
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_sign_in(agent, access["pin"], story))
+            conversation = group.create_task(_converse(caller, agent, settings, story))
+    finally:
+        caller.hang_up()
+    _judge(conversation.result(), settings, story)
+
+
+@dataclass(frozen=True)
+class Both:
+    """The two phones of the call and what they heard."""
+
+    caller: Call
+    caller_heard: list[Heard]
+    offer: Call
+    agent_heard: list[Heard]
 
 
 async def _sign_in(agent: Phone, pin: str, story: Story) -> None:
@@ -196,8 +204,8 @@ async def _sign_in(agent: Phone, pin: str, story: Story) -> None:
     await signing.ended()
 
 
-async def _converse(caller: Call, agent: Phone, settings: Settings, story: Story) -> Call:
-    """Both people's parts, in order."""
+async def _converse(caller: Call, agent: Phone, settings: Settings, story: Story) -> Both:
+    """Both people's parts, in order, and what each of them heard."""
     clips = settings.prompts / "audio"
     ear = caller.phone.phones.ear
 
@@ -234,8 +242,13 @@ async def _converse(caller: Call, agent: Phone, settings: Settings, story: Story
     await lasts("disclaimer")
     story.saw("agent", "presses *6")
     await offer.keys("*6")
+    await offer.ended()
+    told = await offer.transcript(AGENT_HEARS)  # judged while the caller has five seconds to leave
+    closing_lasts = ear.seconds("closing") + TURN_S - (time.monotonic() - (offer.ended_at or 0.0))
+    await asyncio.sleep(max(closing_lasts, 0.0))
+    heard = await caller.transcript(CALLER_HEARS)
     await caller.ended(timeout_s=20)
-    return offer
+    return Both(caller, heard, offer, told)
 
 
 CALLER_HEARS = (
@@ -253,11 +266,14 @@ AGENT_HEARS = (
 )
 
 
-async def _judge(caller: Call, offer: Call, settings: Settings, story: Story) -> None:
+def _judge(both: Both, settings: Settings, story: Story) -> None:
     """What each side heard, from the audio it received, and the figures of the call."""
-    closing: Heard | None = None
-    for side, phone, expected in (("caller", caller, CALLER_HEARS), ("agent", offer, AGENT_HEARS)):
-        transcript = await phone.transcript(expected)
+    caller, offer = both.caller, both.offer
+    closing = next((one for one in both.caller_heard if one.prompt == "closing"), None)
+    for side, phone, transcript, expected in (
+        ("caller", caller, both.caller_heard, CALLER_HEARS),
+        ("agent", offer, both.agent_heard, AGENT_HEARS),
+    ):
         for heard in transcript:
             at = phone.heard.t0 + heard.at_s
             story.moments.append(Moment(at, side, f"hears {heard.prompt}", heard.score))
@@ -275,7 +291,6 @@ async def _judge(caller: Call, offer: Call, settings: Settings, story: Story) ->
         order = [one.prompt for one in transcript if one.prompt in expected]
         firsts = list(dict.fromkeys(order))
         story.check(f"{side} heard it in order", firsts == [p for p in expected if p in firsts], " → ".join(firsts))
-        closing = next((one for one in transcript if one.prompt == "closing"), closing)
     answered = caller.answered_after_s or 0.0
     after_closing = (
         (caller.ended_at or 0.0) - (caller.heard.t0 + closing.until_s) if closing is not None else float("nan")
