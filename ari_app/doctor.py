@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ari_app import store
-from ari_app.errors import SanlingError
+from ari_app.errors import SanlingError, StoreUnavailable
 from ari_app.instance import Instance
 from ari_app.prompts import Catalogue
 from ari_app.settings import Settings
 from recordings.stores import FolderStore, S3Store, Store, StoreError
 
 WITHIN_S = 3.0
+STRANGE = "Is this another program's address or folder? Compare `address`, the ports and the folders in hotline.toml."
 CLOCK_TOLERANCE_S = 1.0
 
 
@@ -65,6 +66,8 @@ async def examine(settings: Settings) -> list[Finding]:
             findings.append(Finding(part, False, str(sick), sick.remedy))
         except SanlingError as error:
             findings.append(Finding(part, False, str(error)))
+        except Exception as error:  # whoever answers there is not the part we know
+            findings.append(Finding(part, False, f"strange: {type(error).__name__}: {error}", STRANGE))
     return findings
 
 
@@ -79,7 +82,11 @@ def second_store(settings: Settings) -> Store:
 
 
 def _asterisk(instance: Instance) -> str:
-    if instance.asterisk.major < 20:
+    try:
+        major = instance.asterisk.major
+    except OSError as error:
+        raise Sick(f"none in {instance.settings.asterisk_root}", "Leave asterisk_root out of hotline.toml.") from error
+    if major < 20:
         raise Sick(f"version {instance.asterisk_version}", "Sanling needs Asterisk 20 or newer.")
     return f"{instance.asterisk_version}, {'system' if instance.asterisk.root is None else 'private root'}"
 
@@ -94,6 +101,9 @@ def _database(settings: Settings) -> str:
         store.check_version(engine)
         with store.session(engine) as session:
             session.connection().exec_driver_sql("SELECT 1")
+    except StoreUnavailable as error:
+        remedy = "Is the server of database_url up?" if settings.database_url else "Run `sanling setup`."
+        raise Sick(str(error), remedy) from error
     finally:
         engine.dispose()
     return f"{engine.url.get_backend_name()}, tables of this version"
