@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,14 +154,13 @@ async def _agi(settings: Settings) -> str:
     try:
         async with asyncio.timeout(WITHIN_S):
             reader, writer = await asyncio.open_connection(settings.control_address, settings.agi_port)
-            writer.write(
-                f"agi_network_script: case_context\nagi_request: agi://{at}/case_context\nagi_arg_1: \n\n".encode()
-            )
+            request = f"agi_network_script: case_context\nagi_request: agi://{at}/case_context\nagi_arg_1: \n\n"
+            writer.write(request.encode())
             answers = 0
-            while (await reader.readline()).startswith(b"SET VARIABLE"):
-                answers += 1
-                writer.write(b"200 result=1\n")
-            writer.close()
+            with closing(writer):
+                while (await reader.readline()).startswith(b"SET VARIABLE"):
+                    answers += 1
+                    writer.write(b"200 result=1\n")
     except (OSError, TimeoutError) as error:
         raise Sick(f"does not answer at {at}", NOT_RUNNING) from error
     if not answers:
