@@ -1,0 +1,178 @@
+"""The command line: what it prints, and that a mistake is a sentence and exit code 1, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from ari_app import cli, sample, store
+from ari_app.cli import app
+from ari_app.errors import SanlingError
+from ari_app.flow.sop import Heard, Progress, step
+from ari_app.settings import PROJECT
+from ari_app.store import models
+from tests.unit.core_database import in_file
+
+CALL = "cli-1795000000.3"
+AT = 1_795_000_000.0
+
+
+@pytest.fixture
+def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The run-time folder of an instance that is set up but does not run."""
+    for name in list(os.environ):
+        if name.startswith("SANLING_"):
+            monkeypatch.delenv(name)
+    for name, value in {
+        "CONFIG": os.devnull, "INSTANCE": "cli", "VAR_DIR": str(tmp_path), "ADDRESS": "127.0.59.2",
+        "ASTERISK_ROOT": str(tmp_path / "no-root"),
+    }.items():  # fmt: skip
+        monkeypatch.setenv(f"SANLING_{name}", value)
+    folder = tmp_path / "cli"
+    (folder / "etc").mkdir(parents=True)
+    engine = in_file(folder / "sanling.db")
+    with store.session(engine) as session:
+        sample.fill(session, AT)
+        session.add(models.Call(id=CALL, caller_number="15400001001", called_number="12368", at=AT))
+        progress = Progress()
+        for n, heard in enumerate((Heard.RANG_ENOUGH, Heard.WANTS_A_PERSON, Heard.HUNG_UP)):
+            was = progress
+            progress, actions = step(was, heard)
+            session.add(
+                models.Transition(
+                    call_id=CALL, n=n, at=AT + n, state=was.state.name, heard=heard.name, next=progress.state.name,
+                    actions=" ".join(do.name for do in actions), agent=None,
+                )
+            )  # fmt: skip
+        session.add(
+            models.Ending(
+                call_id=CALL, at=AT + 3, outcome="abandoned", hung_up_by="caller", agent=None, answered_after_s=1.0,
+                wait_s=1.5, talk_s=0.0, after_closing_s=None,
+            )
+        )  # fmt: skip
+        session.add(models.Call(id="cli-1795000100.4", caller_number=None, called_number="12368", at=AT + 100))
+        session.add(models.Callback(id="cli-1795000200.5", at=AT + 200, number="15400001002", reason="fallback"))
+    engine.dispose()
+    return folder
+
+
+def sanling(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+
+
+def test_calls_newest_first(instance):
+    result = sanling("calls")
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.output.splitlines() if "cli-" in line]
+    assert "cli-1795000100.4" in lines[0]
+    assert "in progress" in lines[0]
+    assert CALL in lines[1]
+    assert "abandoned" in lines[1]
+    assert "1.5 s" in lines[1]
+    assert "15400001001" not in result.output
+    assert len([line for line in sanling("calls", "--last", "1").output.splitlines() if "cli-" in line]) == 1
+
+
+def test_callbacks_are_shown_with_the_number_to_call(instance):
+    result = sanling("callbacks")
+    assert result.exit_code == 0, result.output
+    assert "15400001002" in result.output
+
+
+def test_a_call_is_replayed_with_its_timeline(instance):
+    result = sanling("replay", CALL)
+    assert result.exit_code == 0, result.output
+    assert "RINGING — RANG_ENOUGH → GREETING" in result.output
+    assert "abandoned, hung up by caller" in result.output
+    assert "replays to the same end: ENDED" in result.output
+
+
+def test_agents_are_listed(instance):
+    result = sanling("agents", "list")
+    assert result.exit_code == 0, result.output
+    assert "601" in result.output
+    assert "何静" in result.output
+    assert result.output.count("signed_out") == len(sample.AGENTS)
+
+
+def test_an_agent_is_added_and_told_once_how_to_sign_in(instance):
+    result = sanling("agents", "add", "680", "新来")
+    assert result.exit_code == 0, result.output
+    assert "agent 680: password " in result.output
+    assert "Asterisk is not running" in result.output
+    handed_out = (instance / "agents.csv").read_text(encoding="utf-8")
+    assert "680,新来," in handed_out
+    assert (instance / "agents.csv").stat().st_mode & 0o777 == 0o600
+    assert "680" in (instance / "etc" / "pjsip-agents.conf").read_text()
+    assert "680" in sanling("agents", "list").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("replay", "cli-0.0"), "There is no call cli-0.0"),
+        (("agents", "add", "601", "another"), "601 is taken"),
+        (("agents", "add", "6", "short"), "3 to 8 digits"),
+    ],
+)
+def test_mistakes_are_sentences(instance, arguments, said):
+    result = sanling(*arguments)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SanlingError)
+    assert said in str(result.exception)
+
+
+def test_the_manual_is_printed_and_its_file_is_up_to_date():
+    assert "stateDiagram-v2" in sanling("sop").output
+    result = sanling("sop", "--check")
+    assert result.exit_code == 0, result.output
+    assert "up to date" in result.output
+
+
+def test_a_stale_manual_is_found_and_written_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "MANUAL", tmp_path / "sop.zh.md")
+    assert "sanling sop --write" in str(sanling("sop", "--check").exception)
+    assert sanling("sop", "--write").exit_code == 0
+    assert sanling("sop", "--check").exit_code == 0
+    (tmp_path / "sop.zh.md").write_text("old", encoding="utf-8")
+    assert sanling("sop", "--check").exit_code == 1
+
+
+def test_a_prompt_folder_that_is_not_sealed_fails_the_check(instance, tmp_path, monkeypatch):
+    assert sanling("prompts", "verify").exit_code == 0
+    monkeypatch.setenv("SANLING_PROMPTS_DIR", str(tmp_path))
+    assert sanling("prompts", "verify").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"SANLING_ANSWERING__AFTER_RINGS": "7"}, "answering.after_rings"),
+        ({"SANLING_CONFIG": "/nowhere/hotline.toml"}, "There is no settings file /nowhere/hotline.toml"),
+        ({"SANLING_INSTANCE": "never-set-up"}, "never-set-up"),
+        ({"SANLING_DATABASE_URL": "sqlite:////nowhere/sanling.db"}, "The database cannot be used"),
+    ],
+)
+def test_what_is_wrong_is_said_on_stderr_without_a_traceback(instance, changed, said):
+    done = subprocess.run(
+        [sys.executable, "-c", "from ari_app.cli import main; main()", "calls"],
+        env={**os.environ, **changed}, cwd=PROJECT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("sanling: ")
+    assert said in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_database_of_an_earlier_version_says_what_to_run(instance):
+    engine = store.open_engine(f"sqlite:///{instance / 'sanling.db'}")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0000'")
+    engine.dispose()
+    assert "sanling setup" in str(sanling("calls").exception)
