@@ -32,8 +32,8 @@ def prepare(settings: Settings, say: Callable[[str], None], new_stores: bool = F
         store.migrate(engine)
         with store.session(engine) as session:
             new = sample.fill(session) if not settings.database_url else []
-            hand_out(settings, new)
             instance.prepare(staff.accounts(session))
+            hand_out(settings, new)  # last: were anything above to fail, these agents would not exist
     finally:
         engine.dispose()
     say(f"database ready{f', sample data entered, {len(new)} agents' if new else ''}")
