@@ -47,7 +47,9 @@ from recordings.vault import Stored, Unstored, Vault
 
 log = logging.getLogger("sanling")
 
-SWEEP_EVERY_S = 2.0
+SWEEP_EVERY_S = 0.5
+SALVAGE_EVERY_S = 10.0
+"""So often Asterisk is asked which calls it still has, to salvage recordings whose end nobody declared."""
 
 DUTIES: dict[Duty, AgentState] = {
     Duty.SIGNED_OUT: "signed_out", Duty.IDLE: "idle", Duty.RESERVED: "offered", Duty.TALKING: "talking",
@@ -147,8 +149,12 @@ class Pending:
 
 async def keep_recordings(house: Hotline, vault: Vault, pending: Pending) -> None:
     """Every finished call into both stores, and a ledger row for each copy. REC-2."""
+    salvage_at = 0.0
     while True:
-        live = await live_calls(house)
+        now = asyncio.get_running_loop().time()
+        live = await live_calls(house) if now >= salvage_at else None
+        if live is not None:
+            salvage_at = now + SALVAGE_EVERY_S
         try:
             async for told in vault.sweep(live):
                 await enter_recording(house, told)

@@ -49,6 +49,7 @@ CALLER_SPEAKS, AGENT_SPEAKS = "agent-resumed", "agent-paused"
 LISTENS_S = 1.4
 """How much of a question the caller hears before typing over it."""
 PICKS_UP_AFTER_S = 2.0
+KEY_PAUSE_S = 0.06
 TURN_S = 0.4
 """People's pause before they speak or press a key."""
 FIVE_SECONDS_TOLERANCE_S = 0.3
@@ -211,7 +212,7 @@ async def _converse(caller: Call, agent: Phone, settings: Settings, story: Story
 
     async def keys(digits: str) -> None:
         story.saw("caller", f"keys {digits}")
-        await caller.keys(digits)
+        await caller.keys(digits, pause_s=KEY_PAUSE_S)
 
     async def lasts(*prompts: str) -> None:
         await asyncio.sleep(sum(ear.seconds(prompt) for prompt in prompts) + TURN_S)
@@ -220,11 +221,8 @@ async def _converse(caller: Call, agent: Phone, settings: Settings, story: Story
     story.saw("hotline", "answers")
     await caller.hears("recording-notice")
     await caller.hears("opening")
-    await keys("2")  # a party
-    await keys("1")  # calling from the registered mobile
-    await asyncio.sleep(LISTENS_S)
-    await keys("12345#")
-    await keys("99#")
+    for answer in ("2", "1", "12345#", "99#"):  # a party, calling from the registered mobile; the case; the name
+        await keys(answer)
     await lasts("identity-proven")
     await asyncio.sleep(LISTENS_S)
     await keys("1")
@@ -234,6 +232,7 @@ async def _converse(caller: Call, agent: Phone, settings: Settings, story: Story
     await offer.picks_up()
     story.saw("agent", "picks up")
     await lasts("whisper-party-verified-milestone", f"opening-agent-{AGENT}", "is-it-mr-5f20")
+    await asyncio.sleep(TURN_S)  # joining the two takes a moment too
     async with asyncio.TaskGroup() as group:
         group.create_task(caller.says(clips / f"{CALLER_SPEAKS}.alaw"))
         group.create_task(offer.says(clips / f"{AGENT_SPEAKS}.alaw"))
@@ -252,10 +251,10 @@ async def _converse(caller: Call, agent: Phone, settings: Settings, story: Story
 
 
 CALLER_HEARS = (
-    "recording-notice", "opening", "ask-case", "identity-proven", "ask-need",
+    "recording-notice", "opening", "identity-proven", "ask-need",
     "transferring", "hold-music", f"opening-agent-{AGENT}", "is-it-mr-5f20", AGENT_SPEAKS, "disclaimer", "closing",
 )  # fmt: skip
-CUT_OFF = {"ask-case", "ask-need", "hold-music"}
+CUT_OFF = {"ask-need", "hold-music"}
 """What the caller types over, or the next step ends."""
 AGENT_HEARS = (
     "whisper-party-verified-milestone",
