@@ -104,7 +104,7 @@ class Desk:
         self._waiting: dict[str, tuple[Waiting, Inbox]] = {}
         self._offered: set[str] = set()
         self._dialling: set[str] = set()
-        self._matching = asyncio.Lock()
+        self._in_turn = asyncio.Lock()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._handled_s: list[float] = []
@@ -169,15 +169,33 @@ class Desk:
         self._soon(self._match)
 
     def _soon(self, work: Callable[[], Awaitable[None]]) -> None:
-        task = asyncio.get_running_loop().create_task(_patiently(work), name="desk")
+        """Does `work` beside, in turn, and again while the database is away."""
+
+        async def patiently() -> None:
+            async with self._in_turn:
+                while True:
+                    try:
+                        return await work()
+                    except StoreUnavailable as error:
+                        log.error("The desk waits: %s", error)
+                        await asyncio.sleep(AGAIN_AFTER_S)
+
+        task = asyncio.get_running_loop().create_task(patiently(), name="desk")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def _surely(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Does `work` now, or beside while the database is away: a call does not break for what its agent is told."""
+        try:
+            await work()
+        except StoreUnavailable as error:
+            log.error("The desk waits: %s", error)
+            self._soon(work)
+
     async def _match(self) -> None:
-        async with self._matching:
-            waiting = [place for place, _ in self._waiting.values() if place.call_id not in self._offered]
-            idle = [Idle(a.since, a.number) for a in self._agents.values() if self._can_be_rung(a)]
-            matched = [await self._reserve(agent.number, caller.call_id) for caller, agent in pairs(waiting, idle)]
+        waiting = [place for place, _ in self._waiting.values() if place.call_id not in self._offered]
+        idle = [Idle(a.since, a.number) for a in self._agents.values() if self._can_be_rung(a)]
+        matched = [await self._reserve(agent.number, caller.call_id) for caller, agent in pairs(waiting, idle)]
         if not all(matched):
             self._match_soon()
 
@@ -212,27 +230,44 @@ class Desk:
 
     async def withdraw(self, call_id: str, number: str) -> None:
         """The offer ended for the caller's reasons: the agent is free, with no penalty."""
-        if self._holds(number, call_id):
-            await self._change(number, Duty.IDLE, "offer withdrawn")
-            self._match_soon()
+
+        async def free() -> None:
+            if self._holds(number, call_id):
+                await self._change(number, Duty.IDLE, "offer withdrawn")
+                self._match_soon()
+
+        await self._surely(free)
 
     async def did_not_answer(self, call_id: str, number: str, why: str) -> None:
         """RONA: the agent is paused until resuming by code."""
-        if self._holds(number, call_id):
-            await self._change(number, Duty.NO_ANSWER, why)
+
+        async def pause() -> None:
+            if self._holds(number, call_id):
+                await self._change(number, Duty.NO_ANSWER, why)
+
+        await self._surely(pause)
 
     async def talks(self, call_id: str, number: str) -> None:
-        if self._holds(number, call_id):
-            await self._change(number, Duty.TALKING, "joined", call_id)
+        async def talk() -> None:
+            if self._holds(number, call_id):
+                await self._change(number, Duty.TALKING, "joined", call_id)
+
+        await self._surely(talk)
 
     async def wraps_up(self, call_id: str, number: str, talked_s: float, held_s: float) -> None:
         """The talk is over: wrap-up begins and ends by itself or by code."""
-        if not self._holds(number, call_id):
-            return
-        until = self._clock() + self._queue.wrap_up_s
-        await self._change(number, Duty.WRAP_UP, "talk ended", wrap_up_until=until)
-        self._talked[number] = (talked_s, held_s)
-        self._timers[number] = asyncio.get_running_loop().call_later(self._queue.wrap_up_s, self._wrap_up_over, number)
+
+        async def wrap_up() -> None:
+            if not self._holds(number, call_id):
+                return
+            until = self._clock() + self._queue.wrap_up_s
+            await self._change(number, Duty.WRAP_UP, "talk ended", wrap_up_until=until)
+            self._talked[number] = (talked_s, held_s)
+            self._timers[number] = asyncio.get_running_loop().call_later(
+                self._queue.wrap_up_s, self._wrap_up_over, number
+            )
+
+        await self._surely(wrap_up)
 
     def _wrap_up_over(self, number: str) -> None:
         async def end() -> None:
@@ -358,16 +393,6 @@ class Desk:
 
 def _now(agent: Agent) -> AgentNow:
     return AgentNow(agent.number, agent.name, Duty(agent.state), agent.state_since, agent.call_id, agent.wrap_up_until)
-
-
-async def _patiently(work: Callable[[], Awaitable[None]]) -> None:
-    """Does `work`, and again while the database is away."""
-    while True:
-        try:
-            return await work()
-        except StoreUnavailable as error:
-            log.error("The desk waits: %s", error)
-            await asyncio.sleep(AGAIN_AFTER_S)
 
 
 def hash_pin(pin: str) -> str:
