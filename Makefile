@@ -6,6 +6,8 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 
 BIN := .venv/bin
 READY := .venv/.ready
+# Real calls mostly wait, so there may be more workers than cores; too many and the phones lose sound.
+WORKERS ?= 5
 UV := $(firstword $(shell command -v uv) $(wildcard $(BIN)/uv))
 COMPILE := pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
@@ -25,7 +27,7 @@ doctor: $(READY)  ## check each part, say what to do about a red one
 	@$(BIN)/sanling doctor
 
 test: lint  ## set-up, every check and every test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(WORKERS)
 
 lint: $(READY)
 	@$(BIN)/ruff check .

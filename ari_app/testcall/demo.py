@@ -285,7 +285,11 @@ def _judge(both: Both, settings: Settings, story: Story) -> None:
                 }
             )
         good = {one.prompt for one in transcript if one.whole or (one.partly and one.prompt in CUT_OFF)}
-        missing = [prompt for prompt in expected if prompt not in good]
+        missing = [
+            f"not {phone.phone.phones.ear.judge(phone.heard.samples, prompt)}"
+            for prompt in expected
+            if prompt not in good
+        ]
         story.check(f"{side} heard everything", not missing, ", ".join(missing) or f"{len(expected)} prompts")
         order = [one.prompt for one in transcript if one.prompt in expected]
         firsts = list(dict.fromkeys(order))
