@@ -29,6 +29,8 @@ log = logging.getLogger("sanling.ledger")
 T = TypeVar("T")
 
 RETRY_AFTER_S = 1.0
+
+logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # its warnings quote refused rows: personal data
 CUT_OFF = ("broken", "fallback")
 """Outcomes of calls that did not come to their end in the SOP."""
 
