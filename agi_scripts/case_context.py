@@ -66,11 +66,11 @@ def _look_up(engine: Engine, number: str, *keyed: str) -> cases.CaseContext | No
 def main() -> int:
     """As a plain AGI script: Asterisk's stdin and stdout. 0 if the variables are set, 1 if not."""
     logging.getLogger().addHandler(logging.NullHandler())
-    settings = load()
     # Nothing to tidy up: Asterisk sees the end of the script, and the call goes on.
     signal.signal(signal.SIGALRM, lambda *_: os._exit(1))
-    signal.setitimer(signal.ITIMER_REAL, settings.agi_deadline_s)
     try:
+        settings = load()
+        signal.setitimer(signal.ITIMER_REAL, settings.agi_deadline_s)
         answer(Session(sys.stdin.buffer, sys.stdout.buffer), open_reader(settings))
     except Exception as error:
         return _quietly(error)

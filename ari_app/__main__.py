@@ -42,6 +42,7 @@ from ari_app.store import models
 from metrics.exporter import Exporter
 from metrics.hotline import AgentState, HotlineMetrics, RecordingStage
 from metrics.hotline import Store as StoreName
+from recordings.capture import began_at
 from recordings.stores import FolderStore
 from recordings.vault import Stored, Unstored, Vault
 
@@ -158,9 +159,12 @@ async def keep_recordings(house: Hotline, vault: Vault, pending: Pending) -> Non
         try:
             async for told in vault.sweep(live):
                 await enter_recording(house, told)
+            pending.count = (await vault.backlog(live)).waiting
         except StoreUnavailable as error:  # the spool keeps what could not be entered; the next sweep tells it again
             log.error("recordings wait for the database: %s", error)
-        pending.count = (await vault.backlog(live)).waiting
+        except Exception:  # an odd file must not end the calls in progress
+            log.exception("the recordings' sweep failed; it goes on")
+            await asyncio.sleep(SALVAGE_EVERY_S)
         await asyncio.sleep(SWEEP_EVERY_S)
 
 
@@ -197,7 +201,8 @@ async def enter_unattended(ledger: Ledger, call_id: str) -> None:
     if ledger.waiting_rows:
         raise StoreUnavailable("The database takes no rows; whether this call is in the ledger cannot be known.")
     if not known:
-        began = float(call_id.rpartition("-")[2].rpartition(".")[0])
+        known_start = began_at(call_id)
+        began = known_start.timestamp() if known_start else time.time()
         ledger.write(models.Call(id=call_id, caller_number=None, called_number="", at=began))
         ledger.write(
             models.Ending(

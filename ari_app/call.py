@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from math import ceil
@@ -29,7 +29,7 @@ from ari_app.errors import StoreUnavailable
 from ari_app.flow.dispatch import minutes
 from ari_app.flow.identity import REQUIRED, Element, Role
 from ari_app.flow.keypad import AgentKeys, Keyed, Keypad
-from ari_app.flow.sop import ELEMENTS, ENTRIES, MENUS, QUESTIONS, Do, Heard, Need, Progress, State, step
+from ari_app.flow.sop import ELEMENTS, ENTRIES, MENUS, QUESTIONS, QUEUED, ROLES, Do, Heard, Need, Progress, State, step
 from ari_app.ledger import Ledger
 from ari_app.prompts import Catalogue
 from ari_app.settings import Settings
@@ -40,12 +40,17 @@ log = logging.getLogger("sanling.call")
 
 CONTEXT_WITHIN_S = 4.0
 """The AGI server answers or gives up within 2 s; the rest is for the way there and back."""
+SETTLES_S = 0.6
+"""From joining to the first word: a phone may lose half a second when its stream turns from music to talk."""
+CONTEXT_TRIES = 5
+"""After so many waits the call goes on without: its return from the dialplan was lost, or its AGI session hangs."""
 PLAYBACK_GRACE_S = 3.0
 """A playback that has not ended this long after its audio is taken as ended: Asterisk lost it."""
 CEILING_AGAIN_S = 3.0
 NOT_IN_STASIS = (400, 422)
 """What addChannel answers when the channel has gone: 400 if it was destroyed, 422 if it is on its way out."""
 RELINK_WITHIN_S = 30.0
+RELINK_AGAIN_S = 0.2
 APOLOGY = ("fallback", "s", 1)
 CONTEXT = ("case-context", "s", 1)
 
@@ -66,6 +71,7 @@ OFFER_ENDED: dict[Heard, OfferOutcome] = {
     Heard.AGENT_NO_ANSWER: "no_answer",
     Heard.AGENT_UNREACHABLE: "unreachable",
     Heard.AGENT_LEFT: "refused",
+    Heard.AGENT_LOST: "refused",
 }
 
 CAUSES = {16: Heard.AGENT_LEFT, 17: Heard.AGENT_BUSY, 18: Heard.AGENT_NO_ANSWER, 19: Heard.AGENT_NO_ANSWER,
@@ -106,9 +112,10 @@ class Hotline:
 
 @dataclass(frozen=True)
 class Due:
-    """A deadline of this call has come."""
+    """A deadline of this call has come; void if it was cleared or set anew since (`n`)."""
 
     name: str
+    n: int
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,8 @@ class Resync:
 
     channels: Mapping[str, str]
     """Channel id → state."""
+    ours: frozenset[str]
+    """Ids of those that are with us, not in the dialplan."""
 
 
 @dataclass
@@ -186,10 +195,15 @@ class Call:
         self._held_since: float | None = None
         self._held_s = 0.0
         self._offers = self._plays = self._rows = self._heard_rows = self._checks = 0
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._timers: dict[str, tuple[int, asyncio.TimerHandle]] = {}
+        self._dues = 0
         self._last_heard: Heard | None = None
         self._entered: tuple[Element, str] | None = None
         self._let_go: Offer | None = None
+        self._parting: Offer | None = None
+        self._place: tuple[float, float] | None = None
+        self._late = 0
+        self._afterwards: list[Heard] = []
 
     # ================================================================ the loop
 
@@ -218,6 +232,9 @@ class Call:
         """One step of the SOP: look up, write down, do."""
         was = self.progress
         self.progress, actions = step(was, heard)
+        if heard in ROLES:  # who the caller claims to be starts anew: what failed as another is not missing now
+            self.answers.clear()
+            self.missing = ()
         self._last_heard = heard
         if self.progress is was and not actions:
             return
@@ -258,13 +275,19 @@ class Call:
             await self._through(partial(self._say, tuple(words)))
 
     async def _through(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Does `work`; if the link to Asterisk is down, once more when it is up again."""
+        """Does `work`; if the link to Asterisk is down, again when it is up."""
         try:
-            await work()
+            return await work()
         except Unreachable:
-            async with asyncio.timeout(RELINK_WITHIN_S):
+            log.info("call %s waits for Asterisk", self.id)
+        async with asyncio.timeout(RELINK_WITHIN_S):
+            while True:
+                await asyncio.sleep(RELINK_AGAIN_S)  # the news of a broken link comes after the request that it broke
                 await self.hotline.linked.wait()
-            await work()
+                try:
+                    return await work()
+                except Unreachable:
+                    continue
 
     # ================================================================ hearing
 
@@ -273,15 +296,16 @@ class Call:
         match event:
             case Heard():
                 return event
-            case Due(name):
-                return await self._due(name)
+            case Due(name, n):
+                return await self._due(name) if self._timers.get(name, (0, None))[0] == n else None
             case Reserved(agent):
                 self._reserved = agent
                 if self.progress.state is State.WAITING:
                     return Heard.AGENT_RESERVED
+                self._reserved = None
                 await self.hotline.desk.withdraw(self.id, agent)
-            case Resync(channels):
-                return self._resync(channels)
+            case Resync(channels, ours):
+                return self._resync(channels, ours)
             case events.ChannelDtmfReceived(digit=digit, channel=channel):
                 return await self._key(digit) if channel.id == self.id else self._agent_key(channel.id, digit)
             case events.PlaybackFinished(playback=playback):
@@ -300,13 +324,16 @@ class Call:
                 self._unhold()
         return None
 
-    def _resync(self, channels: Mapping[str, str]) -> Heard | None:
+    def _resync(self, channels: Mapping[str, str], ours: frozenset[str]) -> Heard | None:
         if self.id not in channels:
             return Heard.HUNG_UP
+        if self.progress.state is State.FETCHING_CONTEXT and self.id in ours:  # it came back while nobody heard
+            return Heard.CONTEXT_FAILED
         offer = self.offer
         if offer is not None and not offer.left:
             if offer.channel not in channels:
-                return self._agent_gone(offer.channel, 0)
+                offer.left = True
+                return Heard.OFFER_LOST if offer.answered_at is None else self._agent_gone(offer.channel, 0)
             if offer.answered_at is None and channels[offer.channel] == "Up":
                 return self._agent_answered(offer.channel)
         return None
@@ -315,17 +342,16 @@ class Call:
         """A key of the caller's: typing over a prompt stops it."""
         if self.pad is None:
             return None
+        self._clear("first-key", "next-key")
         if self.progress.state in QUESTIONS or key in self.pad.choices or key == "0":
-            await self._hush()
-            await self._keep_silence()
-        self._clear("first-key")
+            await self._through(self._hush)
+            await self._through(self._keep_silence)
         keyed = self.pad.press(key)
         if keyed is None:
             if self.pad.keys:
                 quick = min(2.0, self.hotline.settings.keypad.between_digits_s)
                 self._in("next-key", quick if self.pad.lone_zero else self.hotline.settings.keypad.between_digits_s)
             return None
-        self._clear("next-key")
         return self._keyed(keyed)
 
     def _keyed(self, keyed: Keyed) -> Heard:
@@ -340,14 +366,25 @@ class Call:
         if self.offer is None or channel != self.offer.channel:
             return None
         code = self.agent_keys.press(key)
-        return code if isinstance(code, Heard) else None
+        return self._unless_disclaiming(code) if isinstance(code, Heard) else None
+
+    def _unless_disclaiming(self, heard: Heard) -> Heard | None:
+        """The disclaimer is read out whole (SOP-5): what would cut it off waits until it has ended."""
+        if self.speech is None or "disclaimer" not in self.speech.prompts:
+            return heard
+        if heard is not Heard.DISCLAIMER_ASKED:
+            self._afterwards.append(heard)
+        return None
 
     async def _playback_finished(self, playback: str, state: str) -> Heard | None:
         if self.whispered is not None and playback == self.whispered.playback:
+            if state != "done":  # the agent is hanging up, or the playback broke
+                self._in("whisper", 0.3)
+                return None
             self._clear("whisper")
-            self._heard_prompts(self.whispered, state == "done")
+            self._heard_prompts(self.whispered, whole=True)
             self.whispered = None
-            return Heard.WHISPER_ENDED if state == "done" else None
+            return Heard.WHISPER_ENDED
         if self.speech is None or playback != self.speech.playback:
             return None
         if state != "done":  # comes before the hang-up that caused it: wait for that before going on
@@ -360,10 +397,12 @@ class Call:
         if self.speech is not None:
             self._heard_prompts(self.speech, whole)
             self.speech = None
+        while self._afterwards:
+            self.inbox.put(self._afterwards.pop(0))
         if self.progress.state in QUESTIONS and self.pad is not None and not self.pad.keys:
             self._in("first-key", self.hotline.settings.keypad.first_digit_s)
-        if self.bridge is None:
-            await self._keep_silence()
+        if self.bridge is None and self.progress.state not in QUEUED:
+            await self._through(self._keep_silence)
         return Heard.PROMPT_ENDED
 
     async def _due(self, name: str) -> Heard | None:
@@ -382,7 +421,10 @@ class Call:
                 self._in("ceiling", CEILING_AGAIN_S)
                 return Heard.CEILING_REACHED
             case "context":
-                return await self._context_late()
+                await self._through(self._context_late)
+                return None
+            case "ceiling-near":
+                return self._unless_disclaiming(Heard.CEILING_NEAR)
         return DUE.get(name)
 
     def _context_came(self, channel: events.Channel) -> Heard:
@@ -391,12 +433,15 @@ class Call:
         self.hotline.metrics.case_context(self.context.status)
         return Heard.CONTEXT_FAILED if self.context.status == "unavailable" else Heard.CONTEXT_CAME
 
-    async def _context_late(self) -> Heard | None:
+    async def _context_late(self) -> None:
         """Gone to the dialplan and not come back: hung up there, or held up."""
         with self._gone_is_hung_up():
             await self.hotline.client.channels.get(channelId=self.id)
-            self._in("context", CONTEXT_WITHIN_S)
-        return None
+            self._late += 1
+            if self._late < CONTEXT_TRIES:
+                self._in("context", CONTEXT_WITHIN_S)
+            else:
+                self.inbox.put(Heard.CONTEXT_FAILED)
 
     def _agent_answered(self, channel: str) -> Heard | None:
         if self.offer is None or channel != self.offer.channel:
@@ -412,7 +457,8 @@ class Call:
             return None
         self.offer.left = True
         if self.offer.answered_at is not None:
-            return Heard.AGENT_LEFT
+            not_joined = self.progress.state is State.TALKING and self.offer.joined_at is None
+            return Heard.AGENT_LOST if not_joined else Heard.AGENT_LEFT
         rang_out = self.hotline.clock() - self.offer.at >= self.hotline.settings.queue.offer_timeout_s - 0.5
         return Heard.AGENT_NO_ANSWER if rang_out else CAUSES.get(cause, Heard.AGENT_UNREACHABLE)
 
@@ -492,6 +538,7 @@ class Call:
             await channels.continueInDialplan(
                 channelId=self.id, context=context, extension=extension, priority=priority
             )
+        self._late = 0
         self._in("context", CONTEXT_WITHIN_S)
 
     # ---------------------------------------------------------------- waiting
@@ -503,10 +550,18 @@ class Call:
             self._in("announce", self.hotline.settings.queue.announce_every_s)
         self.hotline.desk.join(self.id, self.waiting_since, self.inbox)
 
+    async def _rejoin_queue(self) -> None:
+        """Back to the place that was left for an agent who was gone."""
+        if self.waiting_since is None and self._place is not None:
+            self.waiting_since, self.waited_s = self._place
+            self._in("announce", self.hotline.settings.queue.announce_every_s)
+        await self._join_queue()
+
     async def _leave_queue(self) -> None:
         self.hotline.desk.leave(self.id)
         self._clear("announce")
         if self.waiting_since is not None:
+            self._place = (self.waiting_since, self.waited_s)
             self.waited_s += self.hotline.clock() - self.waiting_since
             self.waiting_since = None
 
@@ -523,6 +578,7 @@ class Call:
         self._offers += 1
         channel = f"{self.id}~offer-{self._offers}"
         self.offer = Offer(self._offers, agent, channel, self.hotline.clock())
+        self.agent_keys = AgentKeys(self.agent_keys.codes)
         self._offer_event("offered")
         try:
             await self.hotline.client.channels.originate(
@@ -539,10 +595,12 @@ class Call:
 
     async def _cancel_offer(self) -> None:
         """The agent's phone stops ringing, or is let go; what becomes of the agent is the next action's."""
-        self._let_go, self.offer = self.offer, None
+        if self.offer is not None:
+            self._let_go, self.offer = self.offer, None
         if self._let_go is not None:
             await self._stop_whisper()
             await self._hang_up_agent(self._let_go)
+            await self._destroy_bridge()
 
     async def _free_agent(self) -> None:
         """The offer ended for the caller's reasons."""
@@ -581,12 +639,19 @@ class Call:
         await self._stop_music()
         await self._stop_whisper()
         bridge = f"{self.id}~bridge-{offer.n}"
-        await client.bridges.create(bridgeId=bridge, type="mixing,dtmf_events", name=bridge)
+        with suppress(Conflict):  # made just before the link broke
+            await client.bridges.create(bridgeId=bridge, type="mixing,dtmf_events", name=bridge)
         self.bridge = bridge
+        try:
+            await client.bridges.addChannel(bridgeId=bridge, channel=[offer.channel])
+        except (NotFound, Conflict, Invalid) as error:  # hung up in this moment: the caller waits on, and never knew
+            log.info("call %s: agent %s was gone at the join: %s", self.id, offer.agent, error)
+            offer.left = True
+            self.inbox.put(Heard.AGENT_LOST)
+            return
         with self._gone_is_hung_up():
             await client.bridges.addChannel(bridgeId=bridge, channel=[self.id])
-        with self._gone_is_hung_up(Heard.AGENT_LEFT):
-            await client.bridges.addChannel(bridgeId=bridge, channel=[offer.channel])
+        await asyncio.sleep(SETTLES_S)
         offer.joined_at = self.hotline.clock()
         self.served_by = offer.agent
         await self.hotline.desk.talks(self.id, offer.agent)
@@ -596,20 +661,25 @@ class Call:
 
     async def _release_agent(self) -> None:
         """The agent goes to wrap-up; the caller, if still there, is alone again."""
-        offer, self.offer = self.offer, None
-        if offer is None:
-            return
-        self._unhold()
-        talked = self.hotline.clock() - (offer.joined_at or self.hotline.clock())
-        self.talked_s += talked
-        await self._hush()
-        await self._hang_up_agent(offer)
+        if self.offer is not None:
+            offer = self._parting = self.offer
+            self.offer = None
+            self._unhold()
+            held, self._held_s = self._held_s, 0.0
+            talked = self.hotline.clock() - (offer.joined_at or self.hotline.clock())
+            self.talked_s += talked
+            await self.hotline.desk.wraps_up(self.id, offer.agent, talked - held, held)
+        if self._parting is not None:
+            await self._hush()
+            await self._hang_up_agent(self._parting)
+            await self._destroy_bridge()
+            self._parting = None
+
+    async def _destroy_bridge(self) -> None:
         if self.bridge is not None:
-            bridge, self.bridge = self.bridge, None
             with self._gone_is_hung_up(None):
-                await self.hotline.client.bridges.destroy(bridgeId=bridge)
-        held, self._held_s = self._held_s, 0.0
-        await self.hotline.desk.wraps_up(self.id, offer.agent, talked - held, held)
+                await self.hotline.client.bridges.destroy(bridgeId=self.bridge)
+            self.bridge = None
 
     async def _hang_up_agent(self, offer: Offer) -> None:
         if not offer.left:
@@ -639,24 +709,17 @@ class Call:
 
     async def _close(self) -> None:
         """The call is over: nothing of it stays in Asterisk, and its line is written."""
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
+        self._clear(*list(self._timers))
         desk = self.hotline.desk
         desk.leave(self.id)
         self.inbox.close()
-        if self._reserved is not None:
-            await desk.withdraw(self.id, self._reserved)
-        try:
-            await self._hush()
-            if self.offer is not None:
-                if self.offer.joined_at is not None:
-                    await self._release_agent()
-                else:
-                    await self._cancel_offer()
-                    await self._free_agent()
-        except Exception:
-            log.exception("call %s: left something behind", self.id)
+        joined = self._parting is not None or (self.offer is not None and self.offer.joined_at is not None)
+        agent = (self._release_agent,) if joined else (self._cancel_offer, self._free_agent)
+        for tidy in (self._hush, *agent, self._destroy_bridge, partial(desk.forget, self.id)):
+            try:
+                await tidy()
+            except Exception:  # one thing left behind is no reason to leave the rest
+                log.exception("call %s: left something behind", self.id)
         self._write_ending()
 
     def _write_ending(self) -> None:
@@ -713,7 +776,9 @@ class Call:
                 desk = self.hotline.desk
                 place = desk.position(self.id)
                 return catalogue.position(place), catalogue.wait(minutes(desk.expected_wait_s(self.id)))
-            case Do.SAY_AGENT_OPENING if self.offer is not None:
+            case Do.SAY_AGENT_OPENING:
+                if self.offer is None or self.offer.joined_at is None:
+                    return ()
                 opening = catalogue.agent_opening(self.offer.agent) or "opening"
                 asked = catalogue.is_it(self.person.title, self.person.surname) if self.person else None
                 return (opening, asked) if asked else (opening,)
@@ -729,8 +794,6 @@ class Call:
             self.speech = await self._play(prompts, "caller", self.id)
         if self.speech is not None:
             self._in("speech", self._seconds(self.speech.prompts) + PLAYBACK_GRACE_S)
-        if "disclaimer" in prompts:
-            self.hotline.metrics.disclaimer_read()
         if "closing" in prompts:
             self.hotline.metrics.closing_asked()
 
@@ -787,6 +850,8 @@ class Call:
             played = lasts if whole else min(lasts, now - at)
             if played <= 0:
                 break
+            if prompt == "disclaimer" and played >= lasts:
+                self.hotline.metrics.disclaimer_read()
             self.hotline.ledger.write(
                 models.PromptHeard(
                     call_id=self.id, n=self._heard_rows, at=at, side=speech.side, prompt=prompt, seconds=played,
@@ -846,11 +911,13 @@ class Call:
     def _in(self, name: str, seconds: float) -> None:
         """`Due(name)` arrives after `seconds`, in place of an earlier one of that name."""
         self._clear(name)
-        self._timers[name] = asyncio.get_running_loop().call_later(max(seconds, 0.0), self.inbox.put, Due(name))
+        self._dues += 1
+        due = asyncio.get_running_loop().call_later(max(seconds, 0.0), self.inbox.put, Due(name, self._dues))
+        self._timers[name] = (self._dues, due)
 
     def _clear(self, *names: str) -> None:
         for name in names:
-            timer = self._timers.pop(name, None)
+            _, timer = self._timers.pop(name, (0, None))
             if timer is not None:
                 timer.cancel()
 
@@ -886,7 +953,6 @@ WORDS: dict[Do, tuple[str, ...]] = {
 DUE = {
     "ring": Heard.RANG_ENOUGH,
     "five": Heard.FIVE_SECONDS_PASSED,
-    "ceiling-near": Heard.CEILING_NEAR,
 }
 
 DOING: dict[Do, Callable[[Call], Awaitable[None]]] = {
@@ -897,7 +963,7 @@ DOING: dict[Do, Callable[[Call], Awaitable[None]]] = {
     Do.CHECK_IDENTITY: Call._check_identity,
     Do.FETCH_CONTEXT: Call._fetch_context,
     Do.JOIN_QUEUE: Call._join_queue,
-    Do.REJOIN_QUEUE: Call._join_queue,
+    Do.REJOIN_QUEUE: Call._rejoin_queue,
     Do.LEAVE_QUEUE: Call._leave_queue,
     Do.PLAY_MUSIC: Call._play_music,
     Do.RING_AGENT: Call._ring_agent,

@@ -133,7 +133,15 @@ def calls(last: Annotated[int, typer.Option(help="How many.")] = 20) -> None:
     """The last calls, newest first."""
     settings = house_rules.load()
     table = Table(
-        Column("call", no_wrap=True), "at", "outcome", "agent", "answered", "wait", "talk", "hung up by", box=None
+        Column("call", no_wrap=True),
+        "at",
+        Column("outcome", no_wrap=True),
+        "agent",
+        "answered",
+        "wait",
+        "talk",
+        "hung up by",
+        box=None,
     )
     with reading(settings) as session:
         query = select(Call, Ending).outerjoin(Ending, Ending.call_id == Call.id).order_by(Call.at.desc()).limit(last)

@@ -238,6 +238,13 @@ class Desk:
 
         await self._surely(free)
 
+    async def forget(self, call_id: str) -> None:
+        """The call is over: whoever is still held for it, by an offer that crossed its end, is free."""
+        self.leave(call_id)
+        for agent in list(self._agents.values()):
+            if agent.call_id == call_id:
+                await self.withdraw(call_id, agent.number)
+
     async def did_not_answer(self, call_id: str, number: str, why: str) -> None:
         """RONA: the agent is paused until resuming by code."""
 

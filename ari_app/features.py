@@ -10,6 +10,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ari_app.ari import events
@@ -27,6 +28,8 @@ log = logging.getLogger("sanling.features")
 SIGN_IN, SIGN_OUT, PAUSE, RESUME, READY = "*11", "*12", "*13", "*14", "*15"
 TRIES = 3
 LONGEST_S = 120.0
+LAST_WORD_S = 0.2
+"""What Asterisk has sent is still on its way to the phone's ear."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,19 @@ class FeatureCall:
                 async with asyncio.timeout(LONGEST_S):
                     await self.client.channels.answer(channelId=self.id)
                     await self._play(await self._outcome(FEATURES.get(code), pin))
-                await self.client.channels.hangup(channelId=self.id)
+                    await asyncio.sleep(LAST_WORD_S)
+                await self._hang_up()
         except (PhoneGone, NotFound, Conflict):
             pass
         except (AriError, TimeoutError) as error:
             log.error("agent %s's %s: %s", self.agent, code, error)
+            await self._hang_up()
         finally:
             self.inbox.close()
+
+    async def _hang_up(self) -> None:
+        with suppress(AriError):
+            await self.client.channels.hangup(channelId=self.id)
 
     async def _outcome(self, feature: Feature | None, pin: str) -> str:
         """Does what was dialled; the prompt that says how it went."""

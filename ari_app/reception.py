@@ -57,7 +57,7 @@ class Reception:
             ).run()  # fmt: skip
         else:
             arrival.mailbox.close()
-            await self._send_away(channel.id)
+            await self._send_away(channel.id, channel.name)
 
     async def _take_call(self, arrival: Arrival) -> None:
         channel = arrival.event.channel
@@ -101,10 +101,11 @@ class Reception:
         """Calls learn what they missed; whoever belongs to no call of ours is not left in silence."""
         channels = {channel.id: channel.state for channel in snapshot.channels}
         for call in list(self.calls.values()):
-            call.inbox.put(Resync(channels))
+            call.inbox.put(Resync(channels, frozenset(snapshot.application.channel_ids)))
+        names = {channel.id: channel.name for channel in snapshot.channels}
         for channel_id in snapshot.application.channel_ids:
             if self._hotline.client.mailboxes.find(owner_of(channel_id)) is None:
-                await self._send_away(channel_id)
+                await self._send_away(channel_id, names.get(channel_id, ""))
         for bridge_id in snapshot.application.bridge_ids:
             if owner_of(bridge_id) not in self.calls:
                 try:
@@ -112,13 +113,13 @@ class Reception:
                 except AriError as error:
                     log.info("bridge %s was gone: %s", bridge_id, error)
 
-    async def _send_away(self, channel_id: str) -> None:
-        """A caller nobody serves hears the apology and may leave a number; a leg of ours is hung up."""
+    async def _send_away(self, channel_id: str, name: str) -> None:
+        """A caller nobody serves hears the apology and may leave a number; an agent's phone is hung up."""
         channels = self._hotline.client.channels
         context, extension, priority = APOLOGY
         log.warning("channel %s belongs to no call: sent away", channel_id)
         try:
-            if owner_of(channel_id) == channel_id:
+            if owner_of(channel_id) == channel_id and agent_of(name) is None:
                 await channels.continueInDialplan(
                     channelId=channel_id, context=context, extension=extension, priority=priority
                 )
@@ -139,6 +140,8 @@ class Reception:
                 except StoreUnavailable as error:
                     log.error("callbacks wait for the database: %s", error)
                     break
+                except OSError as error:
+                    log.error("callback file %s cannot be read: %s", file.name, error)
             await asyncio.sleep(CALLBACKS_EVERY_S)
 
     async def _take_up(self, file: Path) -> None:

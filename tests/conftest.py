@@ -19,7 +19,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.fake.virtual_time import HORIZON_S, run_virtual
 
-TOGETHER = ("test_recordings_s3", "test_store_postgres", "test_metrics_dashboard")
+TOGETHER = ("test_agi_server", "test_recordings_s3", "test_store_postgres", "test_metrics_dashboard")
 """Files whose tests share a server that is costly to start: all of a file's go to one worker."""
 
 REAL_TIME = ("real_time", "asterisk", "s3", "postgres")

@@ -89,6 +89,8 @@ class Heard(Enum):
     AGENT_UNREACHABLE = "座席话机离线"
     WHISPER_ENDED = "耳语播完"
     AGENT_LEFT = "座席挂机"
+    AGENT_LOST = "座席未及接通"
+    OFFER_LOST = "呼叫丢失"
     DISCLAIMER_ASKED = "座席按 *5"
     CLOSING_ASKED = "座席按 *6"
     FIVE_SECONDS_PASSED = "五秒已过"
@@ -279,11 +281,16 @@ SOP: dict[tuple[State, Heard], Row] = {
             Heard.AGENT_LEFT,
         )
     },
+    (State.OFFERING, Heard.OFFER_LOST): (State.WAITING, (Do.CANCEL_OFFER, Do.FREE_AGENT, Do.REJOIN_QUEUE)),
     (State.OFFERING, Heard.AGENT_ANSWERED): (State.WHISPERING, (Do.WHISPER,)),
     (State.WHISPERING, Heard.AGENT_LEFT): (State.WAITING, (Do.CANCEL_OFFER, Do.PAUSE_AGENT, Do.REJOIN_QUEUE)),
     (State.WHISPERING, Heard.WHISPER_ENDED): (
         State.TALKING,
         (Do.LEAVE_QUEUE, Do.JOIN_AGENT, Do.SAY_AGENT_OPENING),
+    ),
+    (State.TALKING, Heard.AGENT_LOST): (
+        State.WAITING,
+        (Do.CANCEL_OFFER, Do.PAUSE_AGENT, Do.REJOIN_QUEUE, Do.PLAY_MUSIC),
     ),
     # 10. Talking; the disclaimer whenever odds, dates or damages come up. SOP-5
     (State.TALKING, Heard.DISCLAIMER_ASKED): (State.TALKING, (Do.SAY_DISCLAIMER,)),

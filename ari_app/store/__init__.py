@@ -14,7 +14,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import StaticPool
 
@@ -53,8 +53,10 @@ def session(engine: Engine) -> Iterator[Session]:
         try:
             yield opened
             opened.commit()
-        except OperationalError as error:
-            raise StoreUnavailable(f"The database cannot be used: {error.orig}") from error
+        except DBAPIError as error:
+            if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
+                raise StoreUnavailable(f"The database cannot be used: {error.orig}") from error
+            raise
 
 
 def _alembic(engine: Engine) -> Config:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -28,7 +29,8 @@ from tests.asterisk.house_caller import Caller
 
 pytestmark = pytest.mark.asterisk
 
-ADDRESS, CALLER_ADDRESS = "127.0.57.1", "127.0.57.9"
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+ADDRESS, CALLER_ADDRESS = f"127.0.57.{20 + WORKER}", f"127.0.57.{120 + WORKER}"
 PARTY, LAWYER, STRANGER = "15400001234", "15400005678", "15400009999"
 PARTYS = {
     "SANLING_CONTEXT": "ok",

@@ -66,6 +66,10 @@ class Script:
     async def rings(self, from_: str, **how: Any) -> Any:
         raise NotImplementedError
 
+    def said_until(self, call: Any, heard: Any) -> float:
+        """When the last of a prompt was heard, on the clock of `call.ended_at`; from the received audio."""
+        raise NotImplementedError
+
     async def states(self) -> list[str]:
         """States that the last call went through, in order, without repeats."""
 
@@ -211,6 +215,9 @@ class FakeHouse(Script):
 
     async def ask(self, question: Callable[[Session], T]) -> T:
         return await self._ledger.ask(question)
+
+    def said_until(self, call: Any, heard: Any) -> float:
+        return float(call.began_at + heard.until_s)
 
     async def nothing_is_left(self) -> None:
         await asyncio.sleep(1)

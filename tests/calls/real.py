@@ -23,6 +23,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
+from zlib import crc32
 
 from sqlalchemy.orm import Session
 
@@ -37,6 +38,13 @@ from tests.calls.house import NUMBER, Script
 T = TypeVar("T")
 
 READY_WITHIN_S = 60.0
+
+
+def own_network(nth: int = 0) -> str:
+    """Three bytes of loopback addresses that no other test process uses, of this test run or one beside it."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw30").removeprefix("gw"))
+    return f"127.{64 + crc32(run.encode()) % 128}.{worker * 8 + nth}"
 
 
 class Running:
@@ -68,16 +76,15 @@ class Running:
         """The hotline of this test process with these settings, started once."""
         key = json.dumps(changed, sort_keys=True)
         if key not in cls._running:
-            seat = int(worker.removeprefix("gw") or 0) if worker.startswith("gw") else 99
-            block = 64 + 2 * len(cls._running)
+            net = own_network(len(cls._running))
             folder = tempfile.mkdtemp(prefix="sanling-calls-")
             settings = load(
                 Path(os.devnull),
                 {},
                 instance=f"calls-{worker}-{len(cls._running)}",
-                address=f"127.{block}.{seat}.1",
+                address=f"{net}.1",
                 var_dir=folder,
-                trunk={"addresses": [f"127.{block}.{seat}.0/24"]},
+                trunk={"addresses": [f"{net}.0/24"]},
                 **{"queue": {"wrap_up_s": 6.0}, **changed},
             )
             cls._running[key] = cls(settings)
@@ -149,6 +156,9 @@ class RealHouse(Script):
                 return question(session)
 
         return await asyncio.to_thread(read)
+
+    def said_until(self, call: Any, heard: Any) -> float:
+        return float(call.heard.t0 + heard.until_s)
 
     async def nothing_is_left(self) -> None:
         instance = Instance(self.settings)

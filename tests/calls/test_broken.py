@@ -23,13 +23,6 @@ from tests.calls.house import LAWYER, PARTY, STRANGER, FakeHouse
 from tests.calls.paths import reach
 from tests.unit.core_database import Outage
 
-UNLINKED = pytest.mark.xfail(strict=True, reason="a call asks Asterisk for silence while the link is down, and breaks")
-BRIDGE_LEFT = pytest.mark.xfail(strict=True, reason="a call that breaks while it is joined leaves its bridge")
-CROSSED = pytest.mark.xfail(strict=True, reason="a reservation that reaches a call after its hangup keeps the agent")
-BRIDGE_TWICE = pytest.mark.xfail(
-    strict=True, reason="a bridge made just before the link broke is refused as a duplicate"
-)
-
 
 class BreakableHouse(FakeHouse):
     """A fake house whose insides a test may take apart."""
@@ -156,7 +149,7 @@ async def test_a_prompt_that_cannot_be_read_breaks_its_call_only(hotline, monkey
 
 @pytest.mark.parametrize(
     "breaking",
-    [("POST", r"^bridges$"), pytest.param(("POST", r"addChannel"), marks=BRIDGE_LEFT)],
+    [("POST", r"^bridges$"), ("POST", r"addChannel")],
     ids=["bridge", "join"],
 )
 async def test_a_call_that_breaks_while_it_is_joined_frees_its_agent(hotline, breaking):
@@ -267,7 +260,7 @@ async def test_a_caller_is_joined_though_the_database_is_away(hotline, state):
 # ---------------------------------------------------------------- a reservation that crosses a hang-up
 
 
-@pytest.mark.parametrize("steps", [pytest.param(0, marks=CROSSED), *range(2, 30, 2)])
+@pytest.mark.parametrize("steps", range(0, 30, 2))
 async def test_an_agent_reserved_in_the_moment_of_the_hangup_is_free_again(hotline, steps):
     await hotline.agent_signs_in("601")
     await hotline.desk.pause("601")
@@ -288,7 +281,7 @@ async def test_an_agent_reserved_in_the_moment_of_the_hangup_is_free_again(hotli
 
 @pytest.mark.parametrize(
     "state",
-    [pytest.param(State.PARTY_CASE, marks=UNLINKED), pytest.param(State.WAITING, marks=UNLINKED), State.TALKING],
+    [State.PARTY_CASE, State.WAITING, State.TALKING],
     ids=lambda state: state.name,
 )
 async def test_a_call_outlives_a_broken_link(hotline, state):
@@ -320,7 +313,7 @@ async def test_a_call_outlives_a_broken_link(hotline, state):
 
 @pytest.mark.parametrize(
     "state",
-    [State.PARTY_CASE, State.WAITING, pytest.param(State.OFFERING, marks=UNLINKED), State.TALKING],
+    [State.PARTY_CASE, State.WAITING, State.OFFERING, State.TALKING],
     ids=lambda state: state.name,
 )
 async def test_a_caller_who_hangs_up_while_the_link_is_broken_leaves_nothing_behind(hotline, state):
@@ -371,9 +364,7 @@ async def test_the_link_that_breaks_while_something_is_asked_of_asterisk_breaks_
     assert (await hotline.ending()).outcome == "left_in_menu"
 
 
-@pytest.mark.parametrize(
-    "delayed", [r"^bridges$", pytest.param(r"addChannel", marks=BRIDGE_TWICE)], ids=["bridge", "join"]
-)
+@pytest.mark.parametrize("delayed", [r"^bridges$", r"addChannel"], ids=["bridge", "join"])
 async def test_the_link_that_breaks_while_two_are_joined_joins_them_when_it_is_back(hotline, delayed):
     agent = await hotline.agent_signs_in("601")
     caller, offer = await reach(hotline, State.OFFERING, agent)

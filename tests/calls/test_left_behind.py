@@ -22,7 +22,7 @@ from ari_app.testcall.hearing import Ear, PromptSounds
 from ari_app.testcall.phone import Phones
 from tests.calls.house import NUMBER, PARTY, STRANGER
 from tests.calls.paths import reach
-from tests.calls.real import RealHouse, Running
+from tests.calls.real import RealHouse, Running, own_network
 from tests.integration.prometheus import Prometheus
 
 pytestmark = [pytest.mark.asterisk, pytest.mark.timeout(240)]
@@ -120,8 +120,7 @@ async def test_every_panel_of_the_dashboard_has_data_after_a_call(hotline):
 
 
 async def test_while_the_controller_is_away_callers_hear_an_apology_and_leave_their_number(tmp_path):
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw97").removeprefix("gw")
-    net = f"127.62.{worker}"
+    net = own_network(7)
     settings = load(
         Path(os.devnull), {}, instance="away", address=f"{net}.1", var_dir=str(tmp_path),
         trunk={"addresses": [f"{net}.0/24"]},

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from ari_app.flow.sop import ENTRIES, QUESTIONS, State
-from tests.calls.house import LANDLINE, LAWYER, PARTY, STRANGER
+from tests.calls.house import LANDLINE, LAWYER, PARTY, STRANGER, FakeHouse
 from tests.calls.paths import WITH_AGENT, reach
 
 
@@ -40,9 +40,10 @@ async def test_party_is_verified_served_and_hung_up_five_seconds_after_the_closi
     await caller.hears("disclaimer")
     await offer.hears("disclaimer")
     await offer.keys("*6")
-    await caller.hears("closing")
+    closing = await caller.hears("closing")
     await caller.ended()
     assert caller.hung_up_by == "them"
+    assert abs(caller.ended_at - hotline.said_until(caller, closing) - 5.0) < 0.3
     ending = await hotline.ending()
     assert (ending.outcome, ending.agent, ending.hung_up_by) == ("handled", "601", "hotline")
     assert abs(ending.after_closing_s - 5.0) < 0.3
@@ -384,6 +385,27 @@ async def test_agents_sign_in_pause_resume_and_sign_out_with_their_pin(hotline):
     call = await phone.dials(f"*13{pin}")
     await call.hears("agent-not-signed-in")
     await call.ended()
+
+
+@pytest.mark.parametrize("rings", [1, 2, 3])
+async def test_the_hotline_answers_after_as_many_rings_as_it_is_told_and_never_later_than_three(rings):
+    async with FakeHouse(answering={"after_rings": rings}) as hotline:
+        caller = await hotline.rings(from_=PARTY)
+        await caller.answered()
+        assert caller.rings == rings
+        assert caller.answered_after_s < 11.1
+        caller.hang_up()
+        await hotline.ending()
+
+
+async def test_caller_may_hang_up_in_the_closing_at_the_ceiling():
+    async with FakeHouse(ending={"call_ceiling_s": 61.0, "warn_before_ceiling_s": 60.0}) as hotline:
+        caller, _ = await reach(hotline, State.WAITING)
+        await caller.hears("closing", within_s=90)
+        await hotline.call_is(State.OVERTIME)
+        caller.hang_up()
+        assert (await hotline.ending()).hung_up_by == "caller"
+        await hotline.nothing_is_left()
 
 
 @pytest.mark.hotline_settings(ending={"call_ceiling_s": 75.0, "warn_before_ceiling_s": 60.0})

@@ -303,7 +303,7 @@ def environment(settings: Settings) -> dict[str, str]:
     return {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(PROJECT),
-        "SANLING_CONFIG": str(settings.run_dir / "none.toml"),
+        "SANLING_CONFIG": os.devnull,
         "SANLING_INSTANCE": settings.instance,
         "SANLING_VAR_DIR": settings.var_dir,
         "SANLING_ADDRESS": ADDRESS,
