@@ -174,7 +174,7 @@ async def enter_recording(house: Hotline, told: Stored | Unstored) -> None:
         log.error("recording of %s is not in %s yet: %s", told.call_id, told.store, told.reason)
         house.metrics.recording_failed(cast(RecordingStage, told.store))
         return
-    await enter_unattended(house.ledger, told.call_id)
+    await enter_unattended(house.ledger, house.metrics, told.call_id)
     row = models.Recording(
         call_id=told.call_id, store=told.store, at=house.clock(), path=told.path, sha256=told.sha256,
         seconds=told.seconds, channels=told.channels, bytes=told.bytes,
@@ -194,7 +194,7 @@ async def live_calls(house: Hotline) -> set[str] | None:
         return None
 
 
-async def enter_unattended(ledger: Ledger, call_id: str) -> None:
+async def enter_unattended(ledger: Ledger, metrics: HotlineMetrics, call_id: str) -> None:
     """A call that never reached the controller is in the ledger all the same, by its recording."""
 
     known = await ledger.ask(lambda session: session.get(models.Call, call_id) is not None)
@@ -203,6 +203,7 @@ async def enter_unattended(ledger: Ledger, call_id: str) -> None:
     if not known:
         known_start = began_at(call_id)
         began = known_start.timestamp() if known_start else time.time()
+        metrics.call_ended("fallback")
         ledger.write(models.Call(id=call_id, caller_number=None, called_number="", at=began))
         ledger.write(
             models.Ending(

@@ -29,7 +29,21 @@ from ari_app.errors import StoreUnavailable
 from ari_app.flow.dispatch import minutes
 from ari_app.flow.identity import REQUIRED, Element, Role
 from ari_app.flow.keypad import AgentKeys, Keyed, Keypad
-from ari_app.flow.sop import ELEMENTS, ENTRIES, MENUS, QUESTIONS, QUEUED, ROLES, Do, Heard, Need, Progress, State, step
+from ari_app.flow.sop import (
+    ELEMENTS,
+    ENTRIES,
+    IDENTIFYING,
+    MENUS,
+    QUESTIONS,
+    QUEUED,
+    ROLES,
+    Do,
+    Heard,
+    Need,
+    Progress,
+    State,
+    step,
+)
 from ari_app.ledger import Ledger
 from ari_app.prompts import Catalogue
 from ari_app.settings import Settings
@@ -91,7 +105,9 @@ WHISPERED_NEEDS: dict[Need | None, WhisperedNeed] = {
     Need.MILESTONE: "milestone", Need.MATERIAL: "material", Need.TIME: "time", Need.PRESSING: "pressing", None: "none",
 }  # fmt: skip
 
-Outcome = Literal["handled", "abandoned", "left_in_menu", "broken"]
+Outcome = Literal["handled", "abandoned", "left_in_menu", "ceiling", "broken"]
+SHORT_ABANDON_S = 5.0
+"""Who hangs up so soon after joining the queue is not counted against the service level."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +218,8 @@ class Call:
         self._let_go: Offer | None = None
         self._parting: Offer | None = None
         self._place: tuple[float, float] | None = None
+        self._last_before_end: State | None = None
+        self._at_ceiling = False
         self._late = 0
         self._afterwards: list[Heard] = []
 
@@ -232,6 +250,9 @@ class Call:
         """One step of the SOP: look up, write down, do."""
         was = self.progress
         self.progress, actions = step(was, heard)
+        if self.progress.state is State.ENDED or heard is Heard.CEILING_REACHED:
+            self._last_before_end = self._last_before_end or was.state
+            self._at_ceiling = self._at_ceiling or (heard is Heard.CEILING_REACHED and bool(actions))
         if heard in ROLES:  # who the caller claims to be starts anew: what failed as another is not missing now
             self.answers.clear()
             self.missing = ()
@@ -742,11 +763,12 @@ class Call:
                 after_closing_s=after_closing,
             )
         )
-        if outcome == "abandoned":
-            metrics.queue_left("abandoned", self.waited_s)
+        short = outcome == "abandoned" and self.waited_s < SHORT_ABANDON_S
+        if self.waited_s and (outcome == "abandoned" or outcome == "ceiling" or outcome == "broken"):
+            metrics.queue_left("short_abandon" if short else outcome, self.waited_s)
         metrics.identity(self.progress.role.value, self._identity_result())
         metrics.hung_up(self.hung_up_by, after_closing_s=after_closing)
-        metrics.call_ended(outcome)
+        metrics.call_ended("short_abandon" if short else outcome)
         log.info(
             "call %s ended: %s, waited %.1f s, talked %.1f s, hung up by %s",
             self.id, outcome, self.waited_s, self.talked_s, self.hung_up_by,
@@ -755,11 +777,15 @@ class Call:
     def _outcome(self) -> Outcome:
         if self.served_by is not None:
             return "handled"
+        if self._at_ceiling:
+            return "ceiling"
         return "abandoned" if self.waiting_since is not None or self.waited_s else "left_in_menu"
 
-    def _identity_result(self) -> Literal["proven", "failed", "skipped"]:
+    def _identity_result(self) -> Literal["proven", "failed", "skipped", "left"]:
         if self.progress.verified:
             return "proven"
+        if self._last_before_end in IDENTIFYING:
+            return "left"
         return "failed" if self._checks else "skipped"
 
     # ================================================================ saying

@@ -193,7 +193,7 @@ def list_agents() -> None:
 
 @agents_app.command("add")
 def add_agent(number: str, name: str) -> None:
-    """A new agent; Asterisk knows the account at once, the controller from its next start."""
+    """A new agent, who can register and sign in at once."""
     settings = house_rules.load()
     instance = Instance(settings)
     with reading(settings) as session:

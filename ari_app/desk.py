@@ -304,6 +304,12 @@ class Desk:
 
     # ------------------------------------------------------------ agents' feature codes
 
+    async def knows(self, number: str) -> bool:
+        """Whether there is an agent `number`; one who was added since the start is met now."""
+        if number not in self._agents:
+            await self._look_again(number)
+        return number in self._agents
+
     async def check_pin(self, number: str, pin: str) -> bool:
         """Whether `pin` is agent `number`'s."""
         stored = await self._ledger.ask(lambda s: s.scalar(select(Agent.pin_hash).where(Agent.number == number)))

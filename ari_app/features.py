@@ -22,6 +22,7 @@ from ari_app.errors import StoreUnavailable
 from ari_app.flow.keypad import Entry, Keyed, Keypad
 from ari_app.prompts import Catalogue
 from ari_app.settings import Settings
+from metrics.hotline import HotlineMetrics
 
 log = logging.getLogger("sanling.features")
 
@@ -63,6 +64,7 @@ class FeatureCall:
     client: Client
     desk: Desk
     catalogue: Catalogue
+    metrics: HotlineMetrics
     id: str
     inbox: Mailbox
     agent: str
@@ -93,9 +95,12 @@ class FeatureCall:
 
     async def _outcome(self, feature: Feature | None, pin: str) -> str:
         """Does what was dialled; the prompt that says how it went."""
-        if feature is None or self.desk.agent(self.agent) is None:
+        if feature is None:
             return "entry-invalid"
         try:
+            if not await self.desk.knows(self.agent):
+                return "entry-invalid"
+            self.metrics.register_agents([self.agent])
             if feature.needs_pin and not await self._proves(pin):
                 return "agent-pin-wrong"
             await feature.do(self.desk, self.agent)

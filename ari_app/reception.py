@@ -52,7 +52,7 @@ class Reception:
             await self._take_call(arrival)
         elif kind == "feature" and agent is not None:
             await FeatureCall(
-                house.settings, house.client, house.desk, house.catalogue,
+                house.settings, house.client, house.desk, house.catalogue, house.metrics,
                 channel.id, arrival.mailbox, agent, (*arrival.event.args, "", "")[1],
             ).run()  # fmt: skip
         else:

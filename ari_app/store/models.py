@@ -170,7 +170,9 @@ class Ending(Table):
     call_id: Mapped[str] = mapped_column(ForeignKey("calls.id"), primary_key=True)
     at: Mapped[float]
     outcome: Mapped[str] = mapped_column(String(16))
-    """handled, abandoned (in the queue), left_in_menu (before it), fallback (never reached us) or broken."""
+    """handled, abandoned (in the queue), left_in_menu (before it), ceiling (still unserved at it), broken, or fallback
+    (never reached us).
+    """
     hung_up_by: Mapped[str] = mapped_column(String(8))
     """caller or hotline."""
     agent: Mapped[str | None]

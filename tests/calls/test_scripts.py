@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from ari_app.flow.sop import ENTRIES, QUESTIONS, State
+from ari_app.staff import new_agent
 from tests.calls.house import LANDLINE, LAWYER, PARTY, STRANGER, FakeHouse
 from tests.calls.paths import WITH_AGENT, reach
 
@@ -417,3 +418,13 @@ async def test_a_call_has_a_ceiling_warned_a_minute_before(hotline):
     await offer.ended()
     await caller.ended()
     assert (await hotline.ending()).hung_up_by == "hotline"
+
+
+async def test_an_agent_who_was_added_since_the_start_signs_in_and_takes_a_call():
+    async with FakeHouse() as hotline:
+        hotline.access["650"] = await hotline.ask(lambda session: new_agent(session, "650", "新来"))
+        agent = await hotline.agent_signs_in("650")
+        caller, offer = await reach(hotline, State.TALKING, agent)
+        caller.hang_up()
+        await offer.ended()
+        assert (await hotline.ending()).agent == "650"
