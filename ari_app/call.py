@@ -22,7 +22,7 @@ from typing import Literal, cast
 from ari_app import cases
 from ari_app.ari import events
 from ari_app.ari.client import Client
-from ari_app.ari.errors import AllocationFailed, AriError, Conflict, Invalid, NotFound, Unreachable
+from ari_app.ari.errors import AllocationFailed, AriError, Conflict, Invalid, NotFound, RequestTimeout, Unreachable
 from ari_app.ari.mailboxes import Mailbox
 from ari_app.desk import Desk, Reserved
 from ari_app.errors import StoreUnavailable
@@ -704,8 +704,11 @@ class Call:
 
     async def _hang_up_agent(self, offer: Offer) -> None:
         if not offer.left:
-            with self._gone_is_hung_up(None):
-                await self.hotline.client.channels.hangup(channelId=offer.channel)
+            try:
+                with self._gone_is_hung_up(None):
+                    await self.hotline.client.channels.hangup(channelId=offer.channel)
+            except RequestTimeout:  # Asterisk is slow, and will do it: the caller's closing does not wait for that
+                log.warning("call %s: no answer to the hang-up of agent %s", self.id, offer.agent)
 
     # ---------------------------------------------------------------- ending
 
