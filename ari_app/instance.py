@@ -1,9 +1,9 @@
 """One hotline on one machine: its run-time folder, its Asterisk, and the processes of ``sanling run``.
 
 Everything of an instance lies in ``settings.run_dir``. SIP and RTP listen on ``settings.address``, all else on
-``settings.control_address``, so that several run side by side. Asterisk is the machine's own from version 20 on, else one from Debian, unpacked in the user's cache and run under
-bubblewrap (see :mod:`ari_app.roots`); both see the project and the run-time folder at the same absolute paths, so that
-one configuration serves both.
+``settings.control_address``, so that several run side by side. Asterisk is the machine's own from version 20 on, else
+one from Debian, unpacked in the user's cache and run under bubblewrap (see :mod:`ari_app.roots`); both see the project
+and the run-time folder at the same absolute paths, so that one configuration serves both.
 """
 
 from __future__ import annotations
