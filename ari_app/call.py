@@ -366,7 +366,8 @@ class Call:
         self._clear("first-key", "next-key")
         if self.progress.state in QUESTIONS or key in self.pad.choices or key == "0":
             await self._through(self._hush)
-            await self._through(self._keep_silence)
+            if self.bridge is None:
+                await self._through(self._keep_silence)
         keyed = self.pad.press(key)
         if keyed is None:
             if self.pad.keys:
@@ -587,6 +588,7 @@ class Call:
             self.waiting_since = None
 
     async def _play_music(self) -> None:
+        await self._destroy_bridge()
         if not self.music:
             with self._gone_is_hung_up():
                 await self.hotline.client.channels.startMoh(channelId=self.id, mohClass="sanling")
@@ -659,6 +661,7 @@ class Call:
         await self._hush()
         await self._stop_music()
         await self._stop_whisper()
+        await self._destroy_bridge()  # of an earlier talk
         bridge = f"{self.id}~bridge-{offer.n}"
         with suppress(Conflict):  # made just before the link broke
             await client.bridges.create(bridgeId=bridge, type="mixing,dtmf_events", name=bridge)
@@ -693,13 +696,17 @@ class Call:
         if self._parting is not None:
             await self._hush()
             await self._hang_up_agent(self._parting)
-            await self._destroy_bridge()
             self._parting = None
 
     async def _destroy_bridge(self) -> None:
         if self.bridge is not None:
-            with self._gone_is_hung_up(None):
-                await self.hotline.client.bridges.destroy(bridgeId=self.bridge)
+            # Taken out before the bridge goes: a caller who is put out by its end may hear nothing any more.
+            for leave in (
+                partial(self.hotline.client.bridges.removeChannel, bridgeId=self.bridge, channel=[self.id]),
+                partial(self.hotline.client.bridges.destroy, bridgeId=self.bridge),
+            ):
+                with self._gone_is_hung_up(None):
+                    await leave()
             self.bridge = None
 
     async def _hang_up_agent(self, offer: Offer) -> None:
@@ -817,8 +824,8 @@ class Call:
         """To the caller, or to both while they talk."""
         await self._hush()
         await self._stop_music()
-        if self.progress.state is State.TALKING and self.bridge is not None:
-            self.speech = await self._play(prompts, "both", None)
+        if self.bridge is not None:  # also when the agent has left: what is said there is in the recording
+            self.speech = await self._play(prompts, "both" if self.offer is not None else "caller", None)
         else:
             self.speech = await self._play(prompts, "caller", self.id)
         if self.speech is not None:

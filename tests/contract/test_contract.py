@@ -265,8 +265,11 @@ async def test_an_agent_is_offered_a_call_and_picks_up(line: Line) -> None:
     await call.picks_up()
     await line.until("StasisStart", offer)
     story = line.story(offer)
-    assert story[0] == "Dial offer-1 dialstatus="
-    assert sorted(story[1:3]) == ["ChannelStateChange offer-1 state=Ringing", "Dial offer-1 dialstatus=RINGING"]
+    assert sorted(story[:3]) == [  # in any order
+        "ChannelStateChange offer-1 state=Ringing",
+        "Dial offer-1 dialstatus=",
+        "Dial offer-1 dialstatus=RINGING",
+    ]
     assert story[3:] == [
         "ChannelStateChange offer-1 state=Up",
         "Dial offer-1 dialstatus=ANSWER",
