@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 BIN := .venv/bin
 READY := .venv/.ready
 # Real calls mostly wait, so there may be more workers than cores; too many and the phones lose sound.
-WORKERS ?= 5
+WORKERS ?= 4
 UV := $(firstword $(shell command -v uv) $(wildcard $(BIN)/uv))
 COMPILE := pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header

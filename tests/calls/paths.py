@@ -47,7 +47,7 @@ async def reach(hotline: Script, state: State, agent: Any = None, from_: str = P
         if state is not State.OFFERING:
             await offer.picks_up()
         if state in (State.TALKING, State.CLOSING, State.LEAVING):
-            await caller.hears(f"opening-agent-{agent.number}")
+            await caller.hears(f"opening-agent-{agent.number}", partly=True)
         if state in (State.CLOSING, State.LEAVING):
             await offer.keys("*6")
         if state is State.LEAVING:

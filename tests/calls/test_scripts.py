@@ -146,7 +146,7 @@ async def unverified(hotline, number, role, keys, wrong, said):
     await offer.picks_up()
     role_id = "party" if role == "2" else "lawyer"
     await offer.hears(f"whisper-{role_id}-unverified-material")
-    await caller.hears("opening-agent-603")
+    await caller.hears("opening-agent-603", partly=True)
     offer.hang_up()
     await caller.hears("closing")
     caller.hang_up()
@@ -169,7 +169,7 @@ async def test_zero_is_a_person_at_every_question(hotline, state):
     await caller.hears("transferring")
     offer = await agent.rings()
     await offer.picks_up()
-    await caller.hears("opening-agent-604")
+    await caller.hears("opening-agent-604", partly=True)
     caller.hang_up()
     await offer.ended()
     assert (await hotline.ending()).outcome == "handled"
@@ -183,7 +183,7 @@ async def test_zero_after_the_closing_is_a_person_again(hotline, state):
     await caller.hears("transferring")
     again = await agent.rings(timeout_s=40)  # after the wrap-up
     await again.picks_up()
-    await caller.hears("opening-agent-605")
+    await caller.hears("opening-agent-605", partly=True)
     caller.hang_up()
     assert (await hotline.ending()).outcome == "handled"
 
@@ -263,7 +263,7 @@ async def test_agent_who_refuses_is_paused_and_the_offer_goes_on(hotline, code, 
     (await first.rings()).refuses(code)
     offer = await second.rings()
     await offer.picks_up()
-    await caller.hears("opening-agent-608")
+    await caller.hears("opening-agent-608", partly=True)
     assert await hotline.duty("607") == "no_answer"
     caller.hang_up()
     await hotline.ending()
@@ -285,7 +285,7 @@ async def test_agent_who_does_not_answer_is_rung_three_rings_and_the_offer_goes_
     offer = await second.rings(timeout_s=20)
     assert 10.5 < offer.began_at - ignored.began_at < 12.5
     await offer.picks_up()
-    await caller.hears("opening-agent-610")
+    await caller.hears("opening-agent-610", partly=True)
     caller.hang_up()
     await hotline.ending()
     assert ("609", "no_answer") in await hotline.offers()
@@ -301,7 +301,7 @@ async def test_agent_whose_phone_is_gone_is_passed_over(hotline):
     await caller.keys("0")
     offer = await there.rings()
     await offer.picks_up()
-    await caller.hears("opening-agent-612")
+    await caller.hears("opening-agent-612", partly=True)
     caller.hang_up()
     await hotline.ending()
     assert ("611", "unreachable") in await hotline.offers()
@@ -314,7 +314,7 @@ async def test_agent_who_hangs_up_in_the_whisper_is_paused_and_the_caller_waits_
     offer.hang_up()
     again = await second.rings()
     await again.picks_up()
-    await caller.hears("opening-agent-602")
+    await caller.hears("opening-agent-602", partly=True)
     caller.hang_up()
     assert (await hotline.ending()).agent == "602"
     assert await hotline.duty("601") == "no_answer"
@@ -348,7 +348,7 @@ async def test_two_callers_and_one_agent(hotline):
     await ready.ended()
     next_offer = await agent.rings()
     await next_offer.picks_up()
-    await second.hears("opening-agent-604")
+    await second.hears("opening-agent-604", partly=True)
     second.hang_up()
     await first.ended()
     await hotline.ending()
