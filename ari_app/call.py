@@ -22,7 +22,16 @@ from typing import Literal, cast
 from ari_app import cases
 from ari_app.ari import events
 from ari_app.ari.client import Client
-from ari_app.ari.errors import AllocationFailed, AriError, Conflict, Invalid, NotFound, RequestTimeout, Unreachable
+from ari_app.ari.errors import (
+    AllocationFailed,
+    AriError,
+    Conflict,
+    Invalid,
+    NotFound,
+    RequestTimeout,
+    ServerError,
+    Unreachable,
+)
 from ari_app.ari.mailboxes import Mailbox
 from ari_app.desk import Desk, Reserved
 from ari_app.errors import StoreUnavailable
@@ -56,6 +65,7 @@ CONTEXT_WITHIN_S = 4.0
 """The AGI server answers or gives up within 2 s; the rest is for the way there and back."""
 SETTLES_S = 0.6
 """From joining to the first word: a phone may lose half a second when its stream turns from music to talk."""
+STOP_TRIES = 3
 CONTEXT_TRIES = 5
 """After so many waits the call goes on without: its return from the dialplan was lost, or its AGI session hangs."""
 PLAYBACK_GRACE_S = 3.0
@@ -869,8 +879,13 @@ class Call:
 
     async def _stop_playback(self, speech: Speech) -> None:
         self._heard_prompts(speech, whole=False)
-        with self._gone_is_hung_up(None):
-            await self.hotline.client.playbacks.stop(playbackId=speech.playback)
+        for _ in range(STOP_TRIES):
+            try:
+                with self._gone_is_hung_up(None):
+                    await self.hotline.client.playbacks.stop(playbackId=speech.playback)
+                return
+            except ServerError:  # "could not stop": it has been taken, and has not begun
+                await asyncio.sleep(0.1)
 
     async def _stop_music(self) -> None:
         if self.music:

@@ -77,6 +77,21 @@ async def test_a_whole_call_is_recorded_with_the_caller_on_the_left_and_what_was
     assert abs(into_the_call - recorded.at_s) < 0.4
 
 
+async def test_what_is_said_after_the_agent_has_left_is_recorded_too(hotline):
+    agent = await hotline.agent_signs_in("610")
+    caller, offer = await reach(hotline, State.TALKING, agent)
+    offer.hang_up()
+    await caller.hears("closing")
+    await caller.keys("0")
+    await caller.hears("transferring")
+    caller.hang_up()
+    await hotline.ending()
+    _, samples = judge(await stored(hotline))
+    ear = hotline.running.ear
+    assert ear.judge(samples[:, 1], "closing").whole
+    assert ear.judge(samples[:, 1], "transferring", from_s=8.0).whole
+
+
 async def test_a_caller_who_hangs_up_in_the_greeting_leaves_a_recording(hotline):
     caller = await hotline.rings(from_=STRANGER)
     await caller.answered()
