@@ -113,27 +113,37 @@ class Line:
         await caller.answered()
         return caller, id
 
-    async def offer(self, id: str, n: int = 1, *, ring_s: int = 10, number: str = "601") -> str:
-        """Ring the agent's phone for a call; gives the new channel's id."""
+    async def create(self, id: str, n: int = 1, *, number: str = "601") -> str:
+        """A channel to the agent's phone, which does not ring yet; gives its id."""
         offer = f"{id}~offer-{n}"
-        await self.client.channels.originate(
+        await self.client.channels.create(
             endpoint=f"PJSIP/{number}",
             channelId=offer,
             app="sanling",
             appArgs=f"offer,{id},{n}",
-            callerId='"party, verified" <15400001234>',
-            timeout=ring_s,
+            variables={"CONNECTEDLINE(name)": "party, verified", "CONNECTEDLINE(num)": "15400001234"},
         )
+        await self.until("StasisStart", offer)
         return offer
+
+    async def offer(self, id: str, n: int = 1, *, ring_s: int = 10, number: str = "601") -> str:
+        """Ring the agent's phone for a call; gives the new channel's id."""
+        offer = await self.create(id, n, number=number)
+        await self.client.channels.dial(channelId=offer, timeout=ring_s)
+        return offer
+
+    async def picked_up(self, id: str, agent: Any) -> tuple[Any, str]:
+        """An offer that the agent took: the agent's call and the channel's id."""
+        offer = await self.offer(id)
+        call = await agent.rings()
+        await call.picks_up()
+        await self.until("Dial", offer, dialstatus="ANSWER")
+        return call, offer
 
     async def talks(self) -> tuple[Any, Any, str, str, str]:
         """Caller and agent in a bridge: their calls, then the ids of caller, agent and bridge."""
         caller, id = await self.is_through()
-        agent = await self.agent()
-        offer = await self.offer(id)
-        call = await agent.rings()
-        await call.picks_up()
-        await self.until("StasisStart", offer)
+        call, offer = await self.picked_up(id, await self.agent())
         bridge = f"{id}~bridge"
         await self.client.bridges.create(type="mixing,dtmf_events", bridgeId=bridge, name="talk")
         await self.client.bridges.addChannel(bridgeId=bridge, channel=[id, offer])

@@ -37,6 +37,7 @@ async def test_a_caller_arrives_ringing_and_is_answered(line: Line) -> None:
     await line.client.channels.answer(channelId=id)
     await caller.answered()
     await line.client.channels.answer(channelId=id)
+    await line.until("ChannelStateChange", id, state="Up")
     assert line.story(id) == ["StasisStart", "ChannelStateChange state=Up"]
 
 
@@ -260,34 +261,82 @@ async def test_a_reason_for_hanging_up_that_does_not_exist(line: Line) -> None:
 async def test_an_agent_is_offered_a_call_and_picks_up(line: Line) -> None:
     _, id = await line.is_through()
     agent = await line.agent()
-    offer = await line.offer(id)
+    offer = await line.create(id)
+    start = line.told("StasisStart", offer)[0]
+    assert start["args"] == ["offer", id, "1"]
+    assert start["channel"]["state"] == "Down"
+    await line.client.channels.dial(channelId=offer, timeout=10)
     call = await agent.rings()
     assert (call.display, call.number) == ("party, verified", "15400001234")
     await line.until("Dial", offer, dialstatus="RINGING")
+    await line.until("ChannelStateChange", offer, state="Ringing")
     await call.picks_up()
-    await line.until("StasisStart", offer)
+    await line.until("Dial", offer, dialstatus="ANSWER")
     story = line.story(offer)
-    assert sorted(story[:3]) == [  # in any order
-        "ChannelStateChange offer-1 state=Ringing",
-        "Dial offer-1 dialstatus=",
-        "Dial offer-1 dialstatus=RINGING",
-    ]
-    assert story[3:] == [
-        "ChannelStateChange offer-1 state=Up",
-        "Dial offer-1 dialstatus=ANSWER",
-        "StasisStart offer-1",
-    ]
-    assert line.told("StasisStart", offer)[0]["args"] == ["offer", id, "1"]
+    assert story[:2] == ["StasisStart offer-1", "Dial offer-1 dialstatus="]
+    assert sorted(story[2:4]) == ["ChannelStateChange offer-1 state=Ringing", "Dial offer-1 dialstatus=RINGING"]
+    assert story[4:] == ["ChannelStateChange offer-1 state=Up", "Dial offer-1 dialstatus=ANSWER"]
     snapshot = await line.client.snapshot()
     assert set(snapshot.application.channel_ids) == {id, offer}
-    assert {channel.id for channel in snapshot.channels} == {id, offer}
+    assert {channel.id: channel.state for channel in snapshot.channels} == {id: "Up", offer: "Up"}
+
+
+async def test_a_channel_just_created_may_not_be_there_to_dial(line: Line) -> None:
+    """It enters our application in its own time, mostly after the answer: dial once it has."""
+    _, id = await line.is_through()
+    agent = await line.agent()
+    offer = f"{id}~offer-1"
+    await line.client.channels.create(endpoint="PJSIP/601", channelId=offer, app="sanling", appArgs="offer")
+    at_once = await status(line.client.channels.dial(channelId=offer, timeout=10))
+    assert at_once in (0, 409)
+    await line.until("StasisStart", offer)
+    if at_once:
+        await line.client.channels.dial(channelId=offer, timeout=10)
+    await agent.rings()
+
+
+async def test_a_phone_is_dialled_once(line: Line) -> None:
+    _, id = await line.is_through()
+    agent = await line.agent()
+    offer = await line.offer(id)
+    call = await agent.rings()
+    await line.until("ChannelStateChange", offer, state="Ringing")
+    assert await status(line.client.channels.dial(channelId=offer, timeout=10)) == 409
+    await call.picks_up()
+    await line.until("Dial", offer, dialstatus="ANSWER")
+    assert await status(line.client.channels.dial(channelId=offer, timeout=10)) == 409
+    call.hang_up()
+    await line.until("ChannelDestroyed", offer)
+    assert await status(line.client.channels.dial(channelId=offer, timeout=10)) == 404
+    assert await status(line.client.channels.dial(channelId="nobody", timeout=10)) == 404
+
+
+@pytest.mark.parametrize("dialled", [False, True], ids=["created", "ringing"])
+async def test_what_cannot_be_done_before_the_agent_answers(line: Line, dialled: bool) -> None:
+    _, id = await line.is_through()
+    agent = await line.agent()
+    offer = await line.create(id)
+    channels = line.client.channels
+    if dialled:
+        await channels.dial(channelId=offer, timeout=10)
+        await agent.rings()
+        await line.until("ChannelStateChange", offer, state="Ringing")
+    assert await status(channels.play(channelId=offer, media=media(HELLO), playbackId=f"{id}~play-1")) == 412
+    assert await status(channels.answer(channelId=offer)) == 412
+    assert await status(channels.ring(channelId=offer)) == 412
+    assert await status(channels.startMoh(channelId=offer, mohClass="sanling")) == 412
+    leaving = channels.continueInDialplan(channelId=offer, context="fallback", extension="s", priority=1)
+    assert await status(leaving) == 412
+    await channels.setChannelVar(channelId=offer, variable="X", value="1")
+    assert (await channels.getChannelVar(channelId=offer, variable="X")).value == "1"
+    assert (await channels.get(channelId=offer)).state == ("Ringing" if dialled else "Down")
 
 
 @pytest.mark.parametrize(
-    ("code", "cause", "dialstatus"),
-    [(486, 17, "BUSY"), (603, 21, "NOANSWER"), (480, 19, "NOANSWER"), (404, 1, "NOANSWER")],
+    ("code", "cause"),
+    [(486, 17), (603, 21), (480, 19), (404, 1), (408, 18), (500, 38), (503, 34)],
 )
-async def test_an_agent_refuses(line: Line, code: int, cause: int, dialstatus: str) -> None:
+async def test_an_agent_refuses(line: Line, code: int, cause: int) -> None:
     _, id = await line.is_through()
     agent = await line.agent()
     offer = await line.offer(id)
@@ -297,9 +346,10 @@ async def test_an_agent_refuses(line: Line, code: int, cause: int, dialstatus: s
     await line.until("ChannelDestroyed", offer)
     assert line.story(offer)[-3:] == [
         f"ChannelHangupRequest offer-1 cause={cause} tech_cause={code}",
-        f"Dial offer-1 dialstatus={dialstatus}",
+        "StasisEnd offer-1",
         f"ChannelDestroyed offer-1 cause={cause} tech_cause={code}",
     ]
+    assert [event["dialstatus"] for event in line.told("Dial", offer)] == ["", "RINGING"]
     assert await status(line.client.channels.get(channelId=offer)) == 404
 
 
@@ -307,7 +357,13 @@ async def test_an_agent_in_talk_is_busy(line: Line) -> None:
     _, _, id, _, _ = await line.talks()
     offer = await line.offer(id, 2)
     await line.until("ChannelDestroyed", offer)
-    assert line.story(offer)[-1] == "ChannelDestroyed offer-2 cause=17 tech_cause=486"
+    assert line.story(offer) == [
+        "StasisStart offer-2",
+        "Dial offer-2 dialstatus=",
+        "ChannelHangupRequest offer-2 cause=17 tech_cause=486",
+        "StasisEnd offer-2",
+        "ChannelDestroyed offer-2 cause=17 tech_cause=486",
+    ]
 
 
 async def test_an_agent_does_not_answer_in_time(line: Line) -> None:
@@ -316,8 +372,11 @@ async def test_an_agent_does_not_answer_in_time(line: Line) -> None:
     offer = await line.offer(id, ring_s=1)
     call = await agent.rings()
     await line.until("ChannelDestroyed", offer)
-    assert line.story(offer)[-1] == "ChannelDestroyed offer-1 cause=19 tech_cause=480"
-    assert not line.told("ChannelHangupRequest", offer)
+    assert line.story(offer)[-3:] == [
+        "ChannelHangupRequest offer-1 cause=32 soft=True",
+        "StasisEnd offer-1",
+        "ChannelDestroyed offer-1 cause=19 tech_cause=480",
+    ]
     assert [event["dialstatus"] for event in line.told("Dial", offer)] == ["", "RINGING"]
     await call.ended()
     assert call.hung_up_by == "them"
@@ -334,11 +393,41 @@ async def test_an_offer_is_taken_back(line: Line) -> None:
     await line.until("ChannelDestroyed", offer)
     assert line.story(offer)[-3:] == [
         "ChannelHangupRequest offer-1 cause=32 soft=True",
-        "Dial offer-1 dialstatus=NOANSWER",
+        "StasisEnd offer-1",
         "ChannelDestroyed offer-1 cause=16",
     ]
     await call.ended()
     assert call.hung_up_by == "them"
+    assert call.code == 487
+
+
+async def test_an_offer_is_taken_back_before_anybody_dialled(line: Line) -> None:
+    _, id = await line.is_through()
+    await line.agent()
+    offer = await line.create(id)
+    await line.client.channels.hangup(channelId=offer)
+    await line.until("ChannelDestroyed", offer)
+    assert line.story(offer) == [
+        "StasisStart offer-1",
+        "ChannelHangupRequest offer-1 cause=32 soft=True",
+        "StasisEnd offer-1",
+        "ChannelHangupRequest offer-1 cause=16 tech_cause=603",
+        "ChannelDestroyed offer-1 cause=16 tech_cause=603",
+    ]
+
+
+async def test_an_offer_is_taken_back_in_the_moment_of_dialling(line: Line) -> None:
+    """The phone rings for a moment, or never."""
+    _, id = await line.is_through()
+    agent = await line.agent()
+    for n in (1, 2, 3):
+        offer = await line.create(id, n)
+        channels = line.client.channels
+        await asyncio.gather(channels.dial(channelId=offer, timeout=10), channels.hangup(channelId=offer))
+        await line.until("ChannelDestroyed", offer)
+        assert line.story(offer)[-1].startswith(f"ChannelDestroyed offer-{n} cause=16")
+    await asyncio.sleep(0.3)
+    assert not agent.in_talk
 
 
 async def test_a_phone_that_is_not_registered_cannot_be_allocated(line: Line) -> None:
@@ -363,18 +452,62 @@ async def test_a_name_taken_makes_later_failures_look_alike(line: Line) -> None:
 
 async def test_an_agent_who_hangs_up_before_the_bridge(line: Line) -> None:
     _, id = await line.is_through()
-    agent = await line.agent()
-    offer = await line.offer(id)
-    call = await agent.rings()
-    await call.picks_up()
-    await line.until("StasisStart", offer)
+    call, offer = await line.picked_up(id, await line.agent())
     call.hang_up()
     await line.until("ChannelDestroyed", offer)
     assert line.story(offer)[-3:] == [
         "ChannelHangupRequest offer-1",
         "StasisEnd offer-1",
-        "ChannelDestroyed offer-1 cause=0",
+        "ChannelDestroyed offer-1 cause=16",
     ]
+
+
+async def test_a_whisper_before_the_bridge(line: Line) -> None:
+    _, id = await line.is_through()
+    call, offer = await line.picked_up(id, await line.agent())
+    play = await line.play(offer, READY)
+    await call.hears(READY)
+    await line.until("PlaybackFinished", play, state="done")
+
+
+async def test_an_agent_who_answers_while_no_controller_is_connected_waits(line: Line) -> None:
+    caller, id = await line.is_through()
+    agent = await line.agent()
+    offer = await line.offer(id)
+    call = await agent.rings()
+    await line.until("ChannelStateChange", offer, state="Ringing")
+    await line.leave()
+    await asyncio.sleep(0.2)
+    await call.picks_up()
+    await asyncio.sleep(1)
+    assert call.ended_at is None
+    await line.connect()
+    up = await asyncio.wait_for(line.client.links.get(), 5)
+    assert isinstance(up, LinkUp)
+    assert {channel.id: channel.state for channel in up.snapshot.channels} == {id: "Up", offer: "Up"}
+    assert set(up.snapshot.application.channel_ids) == {id, offer}
+    await line.client.bridges.create(type="mixing,dtmf_events", bridgeId=f"{id}~bridge", name="talk")
+    await line.client.bridges.addChannel(bridgeId=f"{id}~bridge", channel=[id, offer])
+    await asyncio.sleep(0.3)
+    await caller.says(AUDIO / f"{READY}.alaw")
+    await call.hears(READY)
+    call.hang_up()
+    await line.until("ChannelDestroyed", offer)
+
+
+async def test_an_offer_runs_out_while_no_controller_is_connected(line: Line) -> None:
+    _, id = await line.is_through()
+    agent = await line.agent()
+    offer = await line.offer(id, ring_s=1)
+    call = await agent.rings()
+    await line.leave()
+    await call.ended()
+    await line.connect()
+    up = await asyncio.wait_for(line.client.links.get(), 5)
+    assert isinstance(up, LinkUp)
+    assert [channel.id for channel in up.snapshot.channels] == [id]
+    assert list(up.snapshot.application.channel_ids) == [id]
+    assert not line.told("ChannelDestroyed", offer)
 
 
 # Bridges
@@ -569,11 +702,7 @@ async def test_music_goes_on_in_a_bridge_and_drowns_what_is_said_there(line: Lin
     caller, id = await line.is_through()
     await line.client.channels.startMoh(channelId=id, mohClass="sanling")
     await line.client.bridges.create(type="mixing,dtmf_events", bridgeId=f"{id}~bridge", name="talk")
-    agent = await line.agent()
-    offer = await line.offer(id)
-    call = await agent.rings()
-    await call.picks_up()
-    await line.until("StasisStart", offer)
+    call, offer = await line.picked_up(id, await line.agent())
     await line.client.bridges.addChannel(bridgeId=f"{id}~bridge", channel=[id, offer])
     await asyncio.sleep(0.3)
     await call.says(AUDIO / f"{HELLO}.alaw")

@@ -9,7 +9,8 @@ It answers as Asterisk 22.10.1 does, with its statuses, texts and event orders, 
 - some verbs wait for the playback on their channel to end, and stand in the way of the rest if asked as not blocking;
 - events overtake responses; nothing is replayed after a broken link; no link, no Stasis: the dialplan's fallback;
 - an inbound channel's ChannelDestroyed comes only if one is subscribed to it;
-- after a duplicate name, a lane answers 409 instead of 500 to every originate that fails.
+- a channel that was created enters Stasis in its own time: asked to dial at once, it is not there yet (409);
+- after a duplicate name, a lane answers 409 instead of 500 to every creation that fails.
 
 What is not modelled raises NotModelled, so that no test passes on a fiction.
 """
@@ -43,6 +44,12 @@ HANGUP_REASONS = {
     "answered_elsewhere": 26,
 }  # fmt: skip
 CAUSE_OF_DELETE = 32
+
+NOT_BEFORE_THE_ANSWER = ("answer", "continue", "hold", "moh", "mute", "play", "ring", "silence")
+"""Verbs that a channel refuses while it is created or rings at the far end."""
+
+CONNECTED_LINE = {"CONNECTEDLINE(name)": "name", "CONNECTEDLINE(num)": "number"}
+"""Functions of the dialplan that a created channel takes for variables: what the phone displays."""
 
 Lengths = Callable[[str], float | None]
 CaseContext = Callable[[str, str, str, str], Mapping[str, str]]
@@ -172,6 +179,8 @@ class FakeAsterisk(Exchange):
         """The event filter; None: everything."""
         self._under_way: deque[bytes] = deque()
         self._calls = 0
+        self._far_ends: dict[Channel, FakePhone] = {}
+        """Which phone each created channel would ring."""
         self._fast = _Lane()
         self._idle_lanes = [_Lane()]
         self._on_event: Callable[[bytes], None] | None = None
@@ -339,14 +348,12 @@ class FakeAsterisk(Exchange):
         match method, parts:
             case "GET", ["channels"]:
                 return _json(200, [channel.told() for channel in self.channels.values()])
-            case "POST", ["channels"]:
-                return self._originate(lane, query.get("channelId") or self._next_id(), query, body)
-            case "POST", ["channels", "create" | "externalMedia"]:
-                raise NotModelled(f"{method} {uri}")
+            case "POST", ["channels", "create"]:
+                return self._create(lane, query.get("channelId") or self._next_id(), query, body)
+            case "POST", ["channels"] | ["channels", _]:
+                raise NotModelled(f"{method} {uri}: the hotline creates channels and dials them")
             case "GET", ["channels", id]:
                 return _json(200, self._channel(id).told())
-            case "POST", ["channels", id]:
-                return self._originate(lane, id, query, body)
             case "DELETE", ["channels", id]:
                 return self._hang_up_channel(self._channel(id), query)
             case _, ["channels", id, *verb]:
@@ -444,7 +451,14 @@ class FakeAsterisk(Exchange):
             return self._variables(channel, verb[0], query)
         if not channel.in_stasis:
             raise Refusal(409, "Channel not in Stasis application")
+        if channel.state in ("Down", "Ringing") and verb[0] in NOT_BEFORE_THE_ANSWER:
+            raise Refusal(412, "Channel in invalid state")
         match method, verb:
+            case "POST", ["dial"]:
+                if channel.state != "Down":
+                    raise Refusal(409, "Channel is not in the 'Down' state")
+                timeout_s = float(query.get("timeout", "0"))
+                channel.command(lambda: _soon(lambda: self._dial(channel, timeout_s)))
             case "POST", ["answer"]:
                 await channel.ask(lambda: self.up(channel))
             case (("POST" | "DELETE"), ["ring"]):
@@ -568,9 +582,9 @@ class FakeAsterisk(Exchange):
 
     # Calls out
 
-    def _originate(self, lane: _Lane, id: str, query: dict[str, str], body: Mapping[str, Any] | None) -> Response:
-        if "app" not in query:
-            raise NotModelled("originate into the dialplan")
+    def _create(self, lane: _Lane, id: str, query: dict[str, str], body: Mapping[str, Any] | None) -> Response:
+        if query.get("app") != self.app:
+            raise NotModelled("a channel for another application")
         if id in self.channels:
             lane.name_was_taken = True
             raise Refusal(409, "Channel with given unique ID already exists")
@@ -582,26 +596,44 @@ class FakeAsterisk(Exchange):
             raise Refusal(500, "Allocation failed", key="error")
         channel = Channel(self, id, number, None, "Down")
         self.channels[id] = channel
-        channel.caller = _caller_id(query.get("callerId", ""))
-        channel.connected = dict(channel.caller)
-        channel.dialplan = {
-            "context": "agents", "exten": "s", "priority": 1, "app_name": "AppDial2", "app_data": "(Outgoing Line)",
-        }  # fmt: skip
-        channel.variables |= dict((body or {}).get("variables", {}))
+        channel.caller = {"name": "", "number": number}
+        channel.dialplan = {"context": "agents", "exten": "s", "priority": 1, "app_name": "", "app_data": ""}
+        for name, value in dict((body or {}).get("variables", {})).items():
+            if part := CONNECTED_LINE.get(name):
+                channel.connected[part] = value
+            else:
+                channel.variables[name] = value
         self.interest[id] += 1
-        timeout_s = float(query.get("timeout", "30"))
         args = [arg for arg in query.get("appArgs", "").split(",") if arg]
         told = channel.told()
-        self.spawn(self._offer(channel, phone, args, timeout_s), f"offer {id}")
+        self.spawn(self._created(channel, phone, args), f"created {id}")
         return _json(200, told)
 
-    async def _offer(self, channel: Channel, phone: FakePhone, args: list[str], timeout_s: float) -> None:
-        """An originated channel's life: INVITE, ring, answer or not, Stasis, end."""
-        self.dial_event(channel, "")
+    async def _created(self, channel: Channel, phone: FakePhone, args: list[str]) -> None:
+        """A created channel's life: Stasis, whether anybody dials or not, and the end."""
+        self._far_ends[channel] = phone
+        await asyncio.sleep(1.5 * self.latency_s)  # after the answer
+        await self.stasis(channel, args)
+        del self._far_ends[channel]
+        channel.cause = channel.cause or NORMAL_CLEARING
+        if channel.phone is None:  # nobody dialled
+            channel.tech_cause = 603
+            self.hangup_requested(channel, channel.cause)
+        self.destroy(channel, 200 if channel.state == "Up" else 487, "phone" if channel.hung_up_there else "hotline")
+
+    def _dial(self, channel: Channel, timeout_s: float) -> None:
+        if not channel.hung_up:
+            self.dial_event(channel, "")
+            self.spawn(self._rings(channel, timeout_s), f"dial {channel.id}")
+
+    async def _rings(self, channel: Channel, timeout_s: float) -> None:
+        """INVITE, and what the phone makes of it; `timeout_s` of 0: for ever."""
         await asyncio.sleep(self.latency_s)
-        call = phone.is_called(channel)
+        if channel.gone:
+            return
+        call = self._far_ends[channel].is_called(channel)
         try:
-            async with asyncio.timeout(timeout_s if timeout_s >= 0 else None):
+            async with asyncio.timeout(timeout_s or None):
                 await asyncio.sleep(INVITE_TO_RING_S)
                 if call.ended_at is None and not channel.hung_up:
                     channel.state = "Ringing"
@@ -609,25 +641,21 @@ class FakeAsterisk(Exchange):
                     self.dial_event(channel, "RINGING")
                 status = await call.decides()
         except TimeoutError:
-            channel.cause, channel.tech_cause = NO_ANSWER, 480
-            self.destroy(channel, 487, "hotline")
+            status = 0
+            if not channel.hung_up:
+                self.hangup_requested(channel, CAUSE_OF_DELETE, soft=True)
+                channel.cause, channel.tech_cause = NO_ANSWER, 480
+                self.hang_up(channel)
+        if channel.hung_up:
             return
         if status == 200:
             self.up(channel)
             self.dial_event(channel, "ANSWER")
         elif status:
-            channel.cause, dialstatus = REFUSALS.get(status, (NO_ANSWER, "NOANSWER"))
-            channel.tech_cause = status
+            channel.hung_up_there = True
+            channel.cause, channel.tech_cause = REFUSALS.get(status, NO_ANSWER), status
             self.hangup_requested(channel, channel.cause)
-            self.dial_event(channel, dialstatus)
-            self.destroy(channel, status, "phone")
-            return
-        if channel.state != "Up":  # DELETE while it rang
-            self.dial_event(channel, "NOANSWER")
-            self.destroy(channel, 487, "hotline")
-            return
-        await self.stasis(channel, args)
-        self.destroy(channel, 200, "phone" if channel.hung_up_there else "hotline")
+            self.hang_up(channel)
 
     # Calls in
 
@@ -747,11 +775,6 @@ class FakeAsterisk(Exchange):
 
 async def _soon(do: Callable[[], None]) -> None:
     do()
-
-
-def _caller_id(text: str) -> dict[str, str]:
-    match = re.fullmatch(r'\s*"?([^"<]*?)"?\s*<([^>]*)>\s*', text)
-    return {"name": match[1], "number": match[2]} if match else {"name": "", "number": text}
 
 
 def _json(status: int, body: Any) -> Response:

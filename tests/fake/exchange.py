@@ -34,13 +34,12 @@ CAUSE_TEXTS = {
     19: "User alerting, no answer",
     21: "Call Rejected",
     34: "Circuit/channel congestion",
+    38: "Network out of order",
     127: "Interworking, unspecified",
 }
 
-REFUSALS = {486: (17, "BUSY"), 603: (21, "NOANSWER"), 480: (19, "NOANSWER"), 404: (1, "NOANSWER")} | {
-    503: (34, "CONGESTION")
-}
-"""SIP status of a refusal → hangup cause and dial status."""
+REFUSALS = {404: 1, 408: 18, 480: 19, 486: 17, 500: 38, 503: 34, 603: 21}
+"""SIP status of a refusal → hangup cause."""
 
 Command = Callable[[], Awaitable[None]]
 
@@ -127,7 +126,7 @@ class Channel:
         self.dialplan: dict[str, Any] = {}
         self.variables: dict[str, str] = {}
         self.in_dialplan = state == "Ring"
-        """It came in through the dialplan; an originated one has none to go back to."""
+        """It came in through the dialplan; a created one has none to go back to."""
         self.in_stasis = False
         self.leaving: tuple[str, str] | None = None
         """Context and extension where `continue` sends it."""
@@ -287,7 +286,12 @@ class Exchange:
         self._event(type, (playback.target.partition(":")[2],), {"playback": playback.told()})
 
     def dial_event(self, channel: Channel, status: str) -> None:
-        fields = {"dialstatus": status, "forward": "", "dialstring": channel.endpoint, "peer": channel.told()}
+        fields = {
+            "dialstatus": status,
+            "forward": "",
+            "dialstring": "" if status else channel.endpoint,
+            "peer": channel.told(),
+        }
         self._event("Dial", (channel.id,), fields)
 
     def hangup_requested(self, channel: Channel, cause: int, *, soft: bool = False) -> None:

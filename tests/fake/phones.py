@@ -287,8 +287,8 @@ class FakePhone:
 
     def is_called(self, channel: Channel) -> FakeCall:
         busy = len(self.in_talk) >= self.lines
-        caller = channel.caller
-        call = FakeCall(self, incoming=True, display=caller["name"], number=caller["number"])
+        shown = channel.connected
+        call = FakeCall(self, incoming=True, display=shown["name"], number=shown["number"])
         call._begins(channel)
         self.calls.append(call)
         if busy:
