@@ -613,7 +613,7 @@ async def test_an_agent_who_hangs_up_first_leaves_the_caller_in_the_bridge(line:
     agent.hang_up()
     await line.until("ChannelDestroyed", offer)
     assert line.story(offer)[-4:] == [
-        "ChannelHangupRequest offer-1",
+        "ChannelHangupRequest offer-1 cause=16",
         "ChannelLeftBridge offer-1",
         "StasisEnd offer-1",
         "ChannelDestroyed offer-1 cause=16",

@@ -286,12 +286,8 @@ class Exchange:
         self._event(type, (playback.target.partition(":")[2],), {"playback": playback.told()})
 
     def dial_event(self, channel: Channel, status: str) -> None:
-        fields = {
-            "dialstatus": status,
-            "forward": "",
-            "dialstring": "" if status else channel.endpoint,
-            "peer": channel.told(),
-        }
+        whom = "" if status else channel.endpoint
+        fields = {"dialstatus": status, "forward": "", "dialstring": whom, "peer": channel.told()}
         self._event("Dial", (channel.id,), fields)
 
     def hangup_requested(self, channel: Channel, cause: int, *, soft: bool = False) -> None:
@@ -446,6 +442,8 @@ class Exchange:
             self.leave(channel.bridge, channel)
         if bridge.gone or channel.gone:
             return
+        if not channel.in_dialplan:  # it leaves the bridge of its own in which it was dialled
+            channel.cause = channel.cause or NORMAL_CLEARING
         channel.bridge = bridge
         bridge.members.append(channel)
         self.interest[bridge.id] += 1
