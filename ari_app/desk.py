@@ -11,18 +11,20 @@ import hashlib
 import hmac
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator
+import secrets
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from ari_app.errors import SanlingError, StoreUnavailable
 from ari_app.flow.dispatch import Idle, Waiting, expected_wait_s, pairs, position
-from ari_app.ledger import Ledger
+from ari_app.ledger import AgentChange, Ledger
 from ari_app.settings import Queue
 from ari_app.store.models import Agent, AgentState
 
@@ -105,22 +107,39 @@ class Desk:
         self._offered: set[str] = set()
         self._dialling: set[str] = set()
         self._in_turn = asyncio.Lock()
+        self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._changes = Numbers(clock)
+        self._holding = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._handled_s: list[float] = []
 
     # ------------------------------------------------------------ starting and looking
 
-    async def open(self) -> None:
-        """Reads the agents; whoever was on a call of an earlier run is free again."""
+    async def open(self, calls: Collection[str] = ()) -> None:
+        """Reads the agents. Whoever is on one of `calls` stays on it, wrap-up goes on from its start; an agent who was
+        on any other call is free. With `calls`, nobody is offered a call before ``all_are_back()``.
+        """
+        self._holding = bool(calls)
 
-        def read(session: Session) -> list[AgentNow]:
-            return [_now(agent) for agent in session.scalars(select(Agent))]
+        def read(session: Session) -> tuple[list[AgentNow], dict[str, float]]:
+            agents = [_now(agent) for agent in session.scalars(select(Agent))]
+            talking = select(AgentState.agent, func.max(AgentState.at)).where(AgentState.now == Duty.TALKING.value)
+            return agents, {number: at for number, at in session.execute(talking.group_by(AgentState.agent))}
 
-        self._agents = {agent.number: agent for agent in await self._ledger.ask(read)}
-        for agent in list(self._agents.values()):
-            if agent.duty in ON_A_CALL or agent.duty is Duty.WRAP_UP:
+        agents, talked_since = await self._ledger.ask(read)
+        self._agents = {agent.number: agent for agent in agents}
+        for agent in agents:
+            if agent.duty in ON_A_CALL and agent.call_id not in calls:
                 await self._change(agent.number, Duty.IDLE, "hotline restarted")
+            elif agent.duty is Duty.WRAP_UP:
+                self._talked[agent.number] = (agent.since - talked_since.get(agent.number, agent.since), 0.0)
+                self._time_wrap_up(agent.number, (agent.wrap_up_until or 0.0) - self._clock())
+
+    def all_are_back(self) -> None:
+        """Whoever waited before the restart has taken the old place: agents are offered in turn again."""
+        self._holding = False
+        self._match_soon()
 
     def close(self) -> None:
         for timer in self._timers.values():
@@ -155,11 +174,14 @@ class Desk:
 
     # ------------------------------------------------------------ callers
 
-    def join(self, call_id: str, since: float, inbox: Inbox) -> None:
-        """`call_id` waits since `since`; a Reserved will arrive in `inbox`."""
+    def join(self, call_id: str, since: float, inbox: Inbox, *, offered: bool = False) -> None:
+        """`call_id` waits since `since`; a Reserved will arrive in `inbox`, unless it is `offered` to an agent now."""
         self._waiting[call_id] = (Waiting(since, call_id), inbox)
-        self._offered.discard(call_id)
-        self._match_soon()
+        if offered:
+            self._offered.add(call_id)
+        else:
+            self._offered.discard(call_id)
+            self._match_soon()
 
     def leave(self, call_id: str) -> None:
         self._waiting.pop(call_id, None)
@@ -193,6 +215,8 @@ class Desk:
             self._soon(work)
 
     async def _match(self) -> None:
+        if self._holding:
+            return
         waiting = [place for place, _ in self._waiting.values() if place.call_id not in self._offered]
         idle = [Idle(a.since, a.number) for a in self._agents.values() if self._can_be_rung(a)]
         matched = [await self._reserve(agent.number, caller.call_id) for caller, agent in pairs(waiting, idle)]
@@ -225,6 +249,17 @@ class Desk:
         finally:
             self._dialling.discard(number)
             self._match_soon()
+
+    async def free_the_forgotten(self, calls: Collection[str]) -> list[str]:
+        """Numbers of the agents who were held for a call that is none of `calls`; they are free now."""
+        held = [
+            (a.number, a.call_id)
+            for a in self._agents.values()
+            if a.duty in ON_A_CALL and a.call_id is not None and a.call_id not in calls
+        ]
+        for number, call_id in held:
+            await self.withdraw(call_id, number)
+        return [number for number, _ in held]
 
     # ------------------------------------------------------------ what becomes of an offer
 
@@ -270,11 +305,12 @@ class Desk:
             until = self._clock() + self._queue.wrap_up_s
             await self._change(number, Duty.WRAP_UP, "talk ended", wrap_up_until=until)
             self._talked[number] = (talked_s, held_s)
-            self._timers[number] = asyncio.get_running_loop().call_later(
-                self._queue.wrap_up_s, self._wrap_up_over, number
-            )
+            self._time_wrap_up(number, self._queue.wrap_up_s)
 
         await self._surely(wrap_up)
+
+    def _time_wrap_up(self, number: str, seconds: float) -> None:
+        self._timers[number] = asyncio.get_running_loop().call_later(max(seconds, 0.0), self._wrap_up_over, number)
 
     def _wrap_up_over(self, number: str) -> None:
         async def end() -> None:
@@ -312,7 +348,7 @@ class Desk:
 
     async def check_pin(self, number: str, pin: str) -> bool:
         """Whether `pin` is agent `number`'s."""
-        stored = await self._ledger.ask(lambda s: s.scalar(select(Agent.pin_hash).where(Agent.number == number)))
+        stored = await self._ledger.look_up(lambda s: s.scalar(select(Agent.pin_hash).where(Agent.number == number)))
         return stored is not None and pin_matches(pin, stored)
 
     async def sign_in(self, number: str) -> None:
@@ -368,30 +404,32 @@ class Desk:
         was: Duty | None = None,
         wrap_up_until: float | None = None,
     ) -> bool:
-        """Sets agent `number`'s state in the database and here; False if the agent was no longer in `was`."""
-        now = self._clock()
-        before = self._agents[number]
+        """Sets agent `number`'s state in the database and here; False if the agent was no longer in `was`.
 
-        def write(session: Session) -> bool:
-            change = (
-                update(Agent)
-                .where(Agent.number == number)
-                .values(state=duty.value, state_since=now, call_id=call_id, wrap_up_until=wrap_up_until)
-                .returning(Agent.number)
-            )
-            if was is not None:
-                change = change.where(Agent.state == was.value)
-            if session.scalar(change) is None:
+        While the database is away it is set here, and in the journal for the database to hear later.
+        """
+        async with self._changing[number]:
+            before = self._agents.get(number)
+            if before is None:
                 return False
-            session.add(
-                AgentState(agent=number, at=now, was=before.duty.value, now=duty.value, reason=why, call_id=call_id)
-            )
-            return True
-
-        if not await self._ledger.ask(write):
-            await self._look_again(number)
-            return False
-        self._agents[number] = replace(before, duty=duty, since=now, call_id=call_id, wrap_up_until=wrap_up_until)
+            now = self._clock()
+            after = replace(before, duty=duty, since=now, call_id=call_id, wrap_up_until=wrap_up_until)
+            change = AgentChange(
+                id=self._changes.next(), agent=number, at=now, was=before.duty.value, was_call=before.call_id,
+                now=duty.value, reason=why, call_id=call_id, wrap_up_until=wrap_up_until,
+            )  # fmt: skip
+            try:
+                changed = await self._ledger.ask(lambda session: _enter(session, change, was))
+            except StoreUnavailable as error:
+                if was is not None and before.duty is not was:
+                    return False
+                log.warning("agent %s goes on from memory: %s", number, error)
+                self._ledger.write(change)
+                changed = True
+            if not changed:
+                await self._look_again(number)
+                return False
+            self._agents[number] = after
         log.info("agent %s: %s → %s (%s)", number, before.duty, duty, why)
         return True
 
@@ -402,6 +440,42 @@ class Desk:
             self._agents.pop(number, None)
         else:
             self._agents[number] = _now(found)
+
+
+class Numbers:
+    """Keys for the rows of agents' states: rising with the clock, and no other controller's."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._mine = secrets.randbelow(1_000_000)
+        self._last_ms: int = 0
+
+    def next(self) -> int:
+        self._last_ms = max(self._last_ms + 1, int(self._clock() * 1000))
+        return self._last_ms * 1_000_000 + self._mine
+
+
+def _enter(session: Session, change: AgentChange, was: Duty | None) -> bool:
+    """False if the agent is no longer in `was`."""
+    setting = (
+        update(Agent)
+        .where(Agent.number == change.agent)
+        .values(
+            state=change.now, state_since=change.at, call_id=change.call_id, wrap_up_until=change.wrap_up_until,
+        )
+        .returning(Agent.number)
+    )  # fmt: skip
+    if was is not None:
+        setting = setting.where(Agent.state == was.value)
+    if session.scalar(setting) is None:
+        return False
+    session.add(
+        AgentState(
+            id=change.id, agent=change.agent, at=change.at, was=change.was, now=change.now, reason=change.reason,
+            call_id=change.call_id,
+        )
+    )  # fmt: skip
+    return True
 
 
 def _now(agent: Agent) -> AgentNow:

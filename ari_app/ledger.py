@@ -1,34 +1,60 @@
 """What happened, written down: append-only rows, from which every figure and the replay are derived.
 
-One thread writes, so SQLite never sees two writers and the event loop never waits for a disk. ``write`` only enqueues;
-rows of one step are committed together, in order. What cannot be written is kept and tried again.
+``write`` puts rows into the local journal, at once; one thread takes them from there to the database, in order, in
+batches, each exactly once: a batch's transaction also says how far the journal is applied. So SQLite never sees two
+writers, the event loop never waits for the database, and rows outlive a process that is killed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import secrets
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from itertools import groupby, islice
+from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine, select
-from sqlalchemy.exc import StatementError
-from sqlalchemy.orm import Session, make_transient
+from sqlalchemy import Engine, delete, insert, select, update
+from sqlalchemy.exc import NotSupportedError, ProgrammingError, StatementError
+from sqlalchemy.orm import Session
 
 from ari_app import store
 from ari_app.errors import LedgerContradiction, SanlingError, StoreUnavailable
 from ari_app.flow.sop import Heard, Progress, State, step
-from ari_app.store.models import Call, Ending, Identity, OfferEvent, PromptHeard, Recording, Table, Transition
+from ari_app.journal import Journal, Record, Unfit, id_of, line_of, read, record_of
+from ari_app.store import models
+from ari_app.store.models import (
+    Agent,
+    AgentState,
+    Call,
+    Ending,
+    Identity,
+    OfferEvent,
+    PromptHeard,
+    Recording,
+    Table,
+    Transition,
+)
 
 log = logging.getLogger("sanling.ledger")
 T = TypeVar("T")
 
 RETRY_AFTER_S = 1.0
+ASK_WITHIN_S = 2.0
+"""A question that is not answered in this time is given up, and takes no effect later."""
+BATCH_ROWS = 500
+"""Rows of one transaction, at most."""
+FULL_AT = 0.9
+WORTH_EMPTYING_BYTES = 1_000_000
+"""A journal smaller than this is left as it is while rows still wait."""
 
 logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # its warnings quote refused rows: personal data
 CUT_OFF = ("broken", "fallback")
@@ -47,8 +73,26 @@ class InlineExecutor(Executor):
         return future
 
 
+@dataclass(frozen=True)
+class AgentChange:
+    """An agent's change of state that the desk made while the database was away: what became of it, and its row."""
+
+    id: int
+    agent: str
+    at: float
+    was: str
+    was_call: str | None
+    now: str
+    reason: str
+    call_id: str | None
+    wrap_up_until: float | None
+
+
 class Ledger:
-    """The database as the controller uses it: rows to append, and questions to ask in order with them."""
+    """The database as the controller uses it: rows to append, and questions to ask in order with them.
+
+    Without a `journal` folder what waits is kept in memory only. `journal_mb` bounds what waits, in either place.
+    """
 
     def __init__(
         self,
@@ -56,27 +100,135 @@ class Ledger:
         *,
         executor: Executor | None = None,
         timed: Callable[[], AbstractContextManager[None]] = nullcontext,
+        journal: Path | None = None,
+        journal_mb: float = 64.0,
     ) -> None:
         self._engine = engine
         self._thread = executor or ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._timed = timed
-        self._rows: deque[Table] = deque()
+        self._limit_bytes = int(journal_mb * 1_000_000)
+        self._journal = Journal(journal, limit_bytes=self._limit_bytes) if journal is not None else None
+        self._id = self._journal.id if self._journal is not None else secrets.token_hex(8)
+        self._earlier = deque(self._journal.earlier if self._journal is not None else ())
+        self._rows: deque[tuple[int, bytes]] = deque()
+        self._bytes = 0
+        self._last = 0
+        self._unsaved_from: int | None = None
+        self._saving_again: asyncio.TimerHandle | None = None
+        self._overflowing = False
         self._writer: asyncio.Task[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
+        self._away = False
+        self._closed = False
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self.refused_rows = 0
+        """Rows that are not written down: the database would not have them, or there was no room."""
 
-    def write(self, *rows: Table) -> None:
-        """Appends `rows`, soon."""
-        self._rows.extend(rows)
-        if (self._writer is None or self._writer.done()) and self._retry is None:
-            self._writer = asyncio.get_running_loop().create_task(self._drain(), name="ledger")
+    async def open(self) -> None:
+        """Applies what earlier processes left in the journal, before anything is read.
+
+        Raises StoreUnavailable.
+        """
+        await self._all_applied()
+
+    # ------------------------------------------------------------ writing
+
+    def write(self, *rows: Table | AgentChange) -> None:
+        """Appends `rows`: in the journal when this returns, in the database soon."""
+        lines: list[bytes] = []
+        for row in rows:
+            record = _record(self._last + 1, row)
+            try:
+                line = line_of(record)
+            except Unfit as error:
+                self._refuse(record, str(error))
+                continue
+            if self._bytes + len(line) > self._limit_bytes:
+                self._overflow()
+                continue
+            self._last += 1
+            self._bytes += len(line)
+            self._rows.append((self._last, line))
+            lines.append(line)
+        if lines and self._unsaved_from is None:
+            self._save(self._last - len(lines) + 1, lines)
+        elif self._saving_again is None:
+            self._save_the_rest()
+        self._wake()
+
+    @property
+    def waiting_rows(self) -> int:
+        return len(self._rows)
+
+    @property
+    def full(self) -> bool:
+        """There is room for the calls in progress, but for no new ones."""
+        return self._bytes >= FULL_AT * self._limit_bytes
+
+    def _save(self, first: int, lines: list[bytes]) -> None:
+        """Journals the last rows, from number `first` on; what cannot be is kept in memory and tried again."""
+        if self._journal is None:
+            return
+        try:
+            if self._journal.size + sum(map(len, lines)) > self._limit_bytes:
+                self._journal.keep_only(line for n, line in self._rows if n < first)
+            self._journal.append(lines)
+        except OSError as error:
+            if self._unsaved_from is None:
+                log.critical("The journal cannot be written (%s): rows are kept in memory", error.strerror)
+            self._unsaved_from = first
+            if not self._closed:
+                self._saving_again = asyncio.get_running_loop().call_later(RETRY_AFTER_S, self._save_the_rest)
+        else:
+            if self._unsaved_from is not None:
+                log.warning("The journal can be written again")
+            self._unsaved_from = None
+
+    def _save_the_rest(self) -> None:
+        first, self._saving_again = self._unsaved_from, None
+        if first is not None and (lines := [line for n, line in self._rows if n >= first]):
+            self._save(first, lines)
+
+    def _overflow(self) -> None:
+        self.refused_rows += 1
+        if not self._overflowing:
+            self._overflowing = True
+            log.critical("No more rows can wait for the database: they are refused until it takes some")
+
+    # ------------------------------------------------------------ asking
 
     async def ask(self, question: Callable[[Session], T]) -> T:
         """The answer of `question` in a transaction of its own, after all rows written so far.
 
-        Raises StoreUnavailable when the database is away.
+        Raises StoreUnavailable when the database is away, after at most ASK_WITHIN_S. Nothing is changed then, unless
+        the commit itself was under way: what a question changes must be recognisable when it is entered again.
         """
-        await self.flush()
-        return await self._run(lambda: self._in_session(question))
+        return await self._ask(question, after_rows=True)
+
+    async def look_up(self, question: Callable[[Session], T]) -> T:
+        """Like `ask`, but even while rows wait: for what no row of the ledger tells, such as cases and PINs."""
+        return await self._ask(question, after_rows=False)
+
+    async def _ask(self, question: Callable[[Session], T], *, after_rows: bool) -> T:
+        given_up = threading.Event()
+
+        def answer() -> T:
+            with self._timed(), store.session(self._engine) as session:
+                _go_on_unless(given_up)
+                found = question(session)
+                session.flush()
+                _go_on_unless(given_up)
+                return found
+
+        try:
+            async with asyncio.timeout(ASK_WITHIN_S):
+                if after_rows:
+                    await self._all_applied()
+                return await self._run(answer)
+        except TimeoutError:
+            raise StoreUnavailable(f"The database did not answer in {ASK_WITHIN_S:g} s.") from None
+        finally:
+            given_up.set()
 
     async def close_calls_of_the_past(self, instance: str, now: float) -> None:
         """Writes the ending of every call of `instance` that an earlier controller did not live to close."""
@@ -100,72 +252,300 @@ class Ledger:
 
     async def flush(self) -> None:
         """Waits until what was written is committed, or was found impossible for now."""
-        if self._writer is not None:
-            await asyncio.shield(self._writer)
+        with contextlib.suppress(StoreUnavailable):
+            await self._all_applied()
 
     async def close(self) -> None:
-        self._stop_retrying()
-        self.write()
-        await self.flush()
-        self._stop_retrying()
+        """Applies what can be applied; the rest waits in the journal for the next start."""
+        self._stop_trying()
+        self._wake()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ASK_WITHIN_S):
+                await self.flush()
+        self._closed = True
+        self._stop_trying()
+        if self._writer is not None:
+            self._writer.cancel()
+        self._save_the_rest()
+        if self._journal is not None:
+            self._journal.close(needed=bool(self._rows))
         if self._rows:
-            log.critical("%d rows are lost: the database is away to the last", len(self._rows))
+            lost = [n for n, _ in self._rows if self._journal is None or n >= (self._unsaved_from or n + 1)]
+            if lost:
+                log.critical("%d rows are lost: the database is away to the last", len(lost))
+            if kept := len(self._rows) - len(lost):
+                log.warning("%d rows wait in the journal for the next start", kept)
+        elif self._last and not self._away:
+            with contextlib.suppress(StoreUnavailable, TimeoutError):
+                async with asyncio.timeout(ASK_WITHIN_S):
+                    await self._run(partial(self._forget, self._id))
         self._thread.shutdown(wait=False)
 
-    @property
-    def waiting_rows(self) -> int:
-        return len(self._rows)
+    # ------------------------------------------------------------ how far the database is
+
+    def _wake(self) -> None:
+        work = self._rows or self._earlier
+        if work and self._retry is None and not self._closed and (self._writer is None or self._writer.done()):
+            self._writer = asyncio.get_running_loop().create_task(self._drain(), name="ledger")
+
+    async def _all_applied(self) -> None:
+        """Waits for the rows written so far. Raises StoreUnavailable, at once if the database is known to be away."""
+        self._wake()
+        if self._retry is not None:
+            raise StoreUnavailable(f"The database is away; {len(self._rows)} rows wait for it.")
+        if self._writer is not None and not self._writer.done():
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append((self._last, waiter))
+            await waiter
 
     async def _drain(self) -> None:
-        while self._rows:
-            left = list(self._rows)
-            taken = len(left)
-            try:
-                await self._run(partial(self._append, left))
-            except StoreUnavailable as error:
-                log.error("%d rows wait for the database: %s", len(left), error)
-                self._retry = asyncio.get_running_loop().call_later(RETRY_AFTER_S, self._again)
-                return
-            finally:
-                for _ in range(taken - len(left)):
-                    self._rows.popleft()
-
-    def _append(self, rows: list[Table]) -> None:
-        """Takes out of `rows` what has been written."""
         try:
-            self._in_session(lambda session: session.add_all(rows))
-            rows.clear()
-        except StatementError:  # the one bad row must not take its neighbours with it
-            while rows:
-                self._append_one(rows[0])
-                del rows[0]
+            while self._earlier:
+                await self._run(partial(self._apply_file, self._earlier[0]))
+                self._earlier.popleft()
+            while self._rows:
+                batch = list(islice(self._rows, BATCH_ROWS))
+                records = filter(None, (record_of(line) for _, line in batch))
+                await self._run(partial(self._apply, self._id, list(records)))
+                self._are_applied(len(batch))
+                self._tell()
+            self._tell()
+        except StoreUnavailable as error:
+            self._is_away(error)
+        except Exception as error:
+            log.exception("The ledger cannot write; it tries again")
+            self._is_away(StoreUnavailable(f"The ledger cannot write: {type(error).__name__}."))
 
-    def _append_one(self, row: Table) -> None:
-        make_transient(row)
-        try:
-            self._in_session(lambda session: session.add(row))
-        except StatementError as error:
-            reason = str(error.orig).splitlines()[0]  # PostgreSQL goes on with the row itself: personal data
-            log.error("A row of %s was refused: %s", row.__tablename__, reason)
+    def _are_applied(self, count: int) -> None:
+        for _ in range(count):
+            self._bytes -= len(self._rows.popleft()[1])
+        if self._away:
+            log.warning("The database takes rows again; %d wait", len(self._rows))
+        if self._overflowing and not self.full:
+            log.warning("Rows can wait for the database again; %d were refused", self.refused_rows)
+            self._overflowing = False
+        self._away = False
+        if self._unsaved_from is not None and (not self._rows or self._rows[0][0] > self._unsaved_from):
+            self._unsaved_from = self._rows[0][0] if self._rows else self._last + 1
+        self._keep_small()
 
-    def _again(self) -> None:
+    def _keep_small(self) -> None:
+        """Empties the journal of what is applied, when there is much of it or nothing else."""
+        if self._journal is None or not self._journal.size:
+            return
+        if not self._rows or self._journal.size > max(WORTH_EMPTYING_BYTES, 4 * self._bytes):
+            needed = (line for n, line in self._rows if self._unsaved_from is None or n < self._unsaved_from)
+            with contextlib.suppress(OSError):  # as long as it fails, the file is larger than it need be
+                self._journal.keep_only(needed)
+
+    def _is_away(self, error: StoreUnavailable) -> None:
+        if not self._away:
+            log.error("%d rows wait for the database: %s", len(self._rows), error)
+        self._away = True
+        self._retry = asyncio.get_running_loop().call_later(RETRY_AFTER_S, self._try_again)
+        self._tell(error)
+
+    def _try_again(self) -> None:
         self._retry = None
-        self.write()
+        self._wake()
 
-    def _stop_retrying(self) -> None:
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+    def _stop_trying(self) -> None:
+        for timer in (self._retry, self._saving_again):
+            if timer is not None:
+                timer.cancel()
+        self._retry = self._saving_again = None
+
+    def _tell(self, error: StoreUnavailable | None = None) -> None:
+        """Those who wait hear that their rows are applied, or that they cannot be."""
+        first = self._rows[0][0] if self._rows else self._last + 1
+        for last, waiter in self._waiters:
+            if waiter.done():
+                continue
+            if error is not None:
+                waiter.set_exception(StoreUnavailable(str(error)))
+            elif last < first:
+                waiter.set_result(None)
+        self._waiters = [(last, waiter) for last, waiter in self._waiters if not waiter.done()]
+
+    # ------------------------------------------------------------ in the thread
+
+    def _apply_file(self, file: Path) -> None:
+        """Applies an earlier process's journal, then removes it."""
+        name, damaged, applied = id_of(file), 0, 0
+        try:
+            lines = read(file)
+            while batch := list(islice(lines, BATCH_ROWS)):
+                records = [record for _, record in batch if record is not None]
+                if records:
+                    self._apply(name, records)
+                applied += len(records)
+                damaged += len(batch) - len(records)
+            if damaged:
+                self.refused_rows += damaged
+                log.critical("%d lines of journal %s cannot be read; it is kept as .damaged", damaged, name)
+                file.rename(file.with_suffix(".damaged"))
+            else:
+                file.unlink()
+        except OSError as error:
+            raise StoreUnavailable(f"The journal {file} cannot be read: {error.strerror}.") from error
+        log.warning("%d rows that an earlier run left in the journal are in the database", applied)
+        with contextlib.suppress(StoreUnavailable):
+            self._forget(name)
+
+    def _apply(self, name: str, records: list[Record]) -> None:
+        """Enters `records` of journal `name`, each once whatever became of an attempt before.
+
+        Raises StoreUnavailable; what was entered until then is known to the database.
+        """
+        try:
+            self._enter(name, records)
+        except StoreUnavailable:
+            raise
+        except Exception:  # the one bad row must not take its neighbours with it
+            for record in records:
+                self._apply_one(name, record)
+
+    def _apply_one(self, name: str, record: Record) -> None:
+        try:
+            self._enter(name, [record])
+        except (ProgrammingError, NotSupportedError) as error:  # a right that is missing, say: not the row's fault
+            raise StoreUnavailable(f"The database cannot be used: {_first_line(error)}") from error
+        except StatementError as error:
+            self._refuse(record, _first_line(error))
+        except (OverflowError, ValueError, TypeError) as error:
+            self._refuse(record, type(error).__name__)
+        else:
+            return
+        with self._timed(), store.session(self._engine) as session:
+            _advance(session, name, record.n)
+
+    def _enter(self, name: str, records: list[Record]) -> None:
+        with self._timed(), store.session(self._engine) as session:
+            applied = _advance(session, name, records[-1].n)
+            fresh = (record for record in records if record.n > applied)
+            for (kind, _names), alike in groupby(fresh, lambda record: (record.kind, tuple(record.values))):
+                if kind == AGENT_CHANGE:
+                    for record in alike:
+                        _enter_change(session, AgentChange(**record.values))
+                else:
+                    session.execute(insert(_TABLES[kind]), [record.values for record in alike])
+
+    def _refuse(self, record: Record, reason: str) -> None:
+        self.refused_rows += 1
+        kept = self._journal is not None and self._journal.set_aside(record, reason)
+        log.error("A row of %s was refused%s: %s", record.kind, " and set aside" if kept else "", reason)
+
+    def _forget(self, name: str) -> None:
+        """Nothing will be applied from journal `name` any more."""
+        with self._timed(), store.session(self._engine) as session:
+            session.execute(delete(models.Journal).where(models.Journal.id == name))
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _in_session(self, work: Callable[[Session], T]) -> T:
-        with self._timed(), store.session(self._engine) as session:
-            return work(session)
+
+AGENT_CHANGE = "agent change"
+_TABLES: dict[str, Any] = {table.__tablename__: table.__table__ for table in models.LEDGER}
+
+
+@cache
+def _columns(table: type[Table]) -> tuple[str, ...]:
+    return tuple(column.key for column in table.__table__.columns)
+
+
+def _record(n: int, row: Table | AgentChange) -> Record:
+    if isinstance(row, AgentChange):
+        return Record(n, AGENT_CHANGE, asdict(row))
+    values = {name: getattr(row, name) for name in _columns(type(row))}
+    if values.get("id", "") is None:  # numbered by the database
+        del values["id"]
+    return Record(n, row.__tablename__, values)
+
+
+def _go_on_unless(given_up: threading.Event) -> None:
+    if given_up.is_set():
+        raise StoreUnavailable("The question was given up.")
+
+
+def _first_line(error: StatementError) -> str:
+    """Why, without the row: PostgreSQL goes on with its values, which are personal data."""
+    return str(error.orig).partition("\n")[0]
+
+
+def _advance(session: Session, name: str, n: int) -> int:
+    """Says that journal `name` is applied up to `n` as soon as this transaction is; how far it was before."""
+    applied = session.scalar(
+        select(models.Journal.applied).where(models.Journal.id == name).with_for_update()
+    )  # fmt: skip
+    if applied is None:
+        session.execute(insert(models.Journal).values(id=name, applied=n))
+    elif applied < n:
+        session.execute(update(models.Journal).where(models.Journal.id == name).values(applied=n))
+    return applied or 0
+
+
+def _enter_change(session: Session, change: AgentChange) -> None:
+    """What the desk did while the database was away, unless it is there: on the hotline's calls its word counts."""
+    agent = session.get(Agent, change.agent, with_for_update=True)
+    if session.get(AgentState, change.id) is not None:
+        return
+    session.add(
+        AgentState(
+            id=change.id, agent=change.agent, at=change.at, was=change.was, now=change.now, reason=change.reason,
+            call_id=change.call_id,
+        )
+    )  # fmt: skip
+    if agent is None:
+        return
+    if (agent.state, agent.call_id) != (change.was, change.was_call):
+        if change.call_id is None and agent.call_id not in (None, change.was_call):
+            log.warning("agent %s is on another call by now: not %s", agent.number, change.now)
+            return
+        log.warning("agent %s was made %s meanwhile; %s counts", agent.number, agent.state, change.now)
+    if change.call_id is not None:
+        others = update(Agent).where(Agent.call_id == change.call_id, Agent.number != change.agent)
+        session.execute(others.values(call_id=None, state="idle"))
+    agent.state, agent.state_since = change.now, change.at
+    agent.call_id, agent.wrap_up_until = change.call_id, change.wrap_up_until
+    session.flush()
 
 
 # ---------------------------------------------------------------- reading it back
+
+
+@dataclass(frozen=True)
+class Past:
+    """A call that is not closed, as its rows tell it."""
+
+    call: Call
+    transitions: list[Transition]
+    identities: list[Identity]
+    offers: list[OfferEvent]
+    prompts_heard: int
+
+
+def open_calls(session: Session, instance: str) -> list[Past]:
+    """The calls of `instance` that have no ending yet: an earlier controller did not live to close them."""
+    query = (
+        select(Call)
+        .outerjoin(Ending, Ending.call_id == Call.id)
+        .where(Ending.call_id.is_(None), Call.id.startswith(f"{instance}-", autoescape=True))
+        .order_by(Call.at)
+    )
+
+    def rows(model: type[Any], call: Call, *order: Any) -> list[Any]:
+        return list(session.scalars(select(model).where(model.call_id == call.id).order_by(*order)))
+
+    return [
+        Past(
+            call,
+            rows(Transition, call, Transition.n),
+            rows(Identity, call, Identity.n),
+            rows(OfferEvent, call, OfferEvent.at, OfferEvent.n),
+            len(rows(PromptHeard, call)),
+        )
+        for call in session.scalars(query).all()
+    ]
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,11 @@ class Recordings(Part, frozen=True):
     minimum_free_mb: int = 500
 
 
+class Ledger(Part, frozen=True):
+    journal_mb: int = 64
+    """Room for what waits for the database; at nine tenths of it no new calls are taken."""
+
+
 class Settings(Part, frozen=True):
     instance: str = "hotline"
     """Names the run-time folder and begins every call id: letters, digits and dashes."""
@@ -118,6 +123,7 @@ class Settings(Part, frozen=True):
     ending: Ending = Ending()
     trunk: Trunk = Trunk()
     recordings: Recordings = Recordings()
+    ledger: Ledger = Ledger()
 
     @property
     def control_address(self) -> str:
@@ -135,6 +141,11 @@ class Settings(Part, frozen=True):
     @property
     def spool_dir(self) -> Path:
         return self.run_dir / "spool"
+
+    @property
+    def journal_dir(self) -> Path:
+        """What waits for the database lies here (``ari_app.journal``)."""
+        return self.run_dir / "journal"
 
     @property
     def secrets_file(self) -> Path:
@@ -217,6 +228,8 @@ def _check(settings: Settings) -> None:
     for group, name in _DURATIONS:
         if not 0 < getattr(getattr(settings, group) if group else settings, name) < float("inf"):
             raise SettingsInvalid(f"{group}{'.' if group else ''}{name}: seconds, more than 0.")
+    if settings.ledger.journal_mb < 1:
+        raise SettingsInvalid("ledger.journal_mb: megabytes, 1 or more.")
     if settings.queue.wrap_up_s < 0:
         raise SettingsInvalid("queue.wrap_up_s: seconds, 0 or more.")
     for name in ("sip_port", "ari_port", "agi_port", "metrics_port"):

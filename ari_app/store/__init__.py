@@ -4,17 +4,19 @@ thread of its own (see ``ari_app.ledger``), the AGI server in its session's thre
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import StaticPool
 
@@ -23,15 +25,25 @@ from ari_app.errors import StoreUnavailable
 __all__ = ["check_version", "migrate", "open_engine", "session"]
 
 
-def open_engine(url: str) -> Engine:
-    """An engine for `url`. SQLite gets WAL, foreign keys and a 5 s wait for a lock."""
+SQLITE_LOCK_S = 1.0
+"""So long a statement waits for another's lock on the file."""
+
+
+def open_engine(url: str, *, answer_within_s: float | None = None) -> Engine:
+    """An engine for `url`. SQLite gets WAL, foreign keys and a short wait for a lock.
+
+    With `answer_within_s` a PostgreSQL server that is frozen or behind a dead line is given up after that time, at each
+    statement, by closing the connection.
+    """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True)
+        if answer_within_s is None:
+            return create_engine(parsed, pool_pre_ping=True)
+        return _impatient(parsed, answer_within_s)
     if parsed.database in (None, "", ":memory:"):
         engine = create_engine(parsed, poolclass=StaticPool, connect_args={"check_same_thread": False})
     else:
-        engine = create_engine(parsed, connect_args={"timeout": 5.0, "check_same_thread": False})
+        engine = create_engine(parsed, connect_args={"timeout": SQLITE_LOCK_S, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _record: object) -> None:
@@ -39,6 +51,31 @@ def open_engine(url: str) -> Engine:
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
+
+    return engine
+
+
+def _impatient(url: URL, answer_within_s: float) -> Engine:
+    given = dict(url.query)
+    limit = f"-c statement_timeout={round(answer_within_s * 1000)}"
+    limits = {"connect_timeout": "2", **given, "options": f"{given.get('options', '')} {limit}".strip()}
+    engine = create_engine(url.set(query=limits), pool_pre_ping=True)
+
+    class Impatient(psycopg.Connection[Any]):
+        """A frozen server's kernel goes on acknowledging, so no option of libpq's notices it: the wait itself ends."""
+
+        def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+            began = time.monotonic()
+            try:
+                return super().wait(gen, interval, answer_within_s)
+            except psycopg.OperationalError:
+                if time.monotonic() - began >= answer_within_s:
+                    self.pgconn.finish()
+                raise
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(_dialect: object, _record: object, arguments: Any, named: Any) -> psycopg.Connection[Any]:
+        return Impatient.connect(*arguments, **named)
 
     return engine
 
@@ -54,7 +91,7 @@ def session(engine: Engine) -> Iterator[Session]:
             yield opened
             opened.commit()
         except DBAPIError as error:
-            if isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated:
+            if isinstance(error, OperationalError | InterfaceError | InternalError) or error.connection_invalidated:
                 raise StoreUnavailable(f"The database cannot be used: {error.orig}") from error
             raise
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from sqlalchemy import Float, ForeignKey, Index, MetaData, String, text
+from sqlalchemy import BigInteger, Float, ForeignKey, Index, Integer, MetaData, String, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -45,6 +45,14 @@ class Agent(Table):
         Index("uq_agents_call", "call_id", unique=True, sqlite_where=text("call_id IS NOT NULL"),
               postgresql_where=text("call_id IS NOT NULL")),
     )  # fmt: skip
+
+
+class Journal(Table):
+    """How far a local journal (``ari_app.journal``) was applied: set in the same transaction as its rows."""
+
+    __tablename__ = "journals"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    applied: Mapped[int]
 
 
 class LawFirm(Table):
@@ -170,11 +178,11 @@ class Ending(Table):
     call_id: Mapped[str] = mapped_column(ForeignKey("calls.id"), primary_key=True)
     at: Mapped[float]
     outcome: Mapped[str] = mapped_column(String(16))
-    """handled, abandoned (in the queue), left_in_menu (before it), ceiling (still unserved at it), broken, or fallback
-    (never reached us).
+    """handled, abandoned (in the queue), left_in_menu (before it), ceiling (still unserved at it), lost (Asterisk
+    died), broken, or fallback (never reached us).
     """
     hung_up_by: Mapped[str] = mapped_column(String(8))
-    """caller or hotline."""
+    """caller, hotline or, if Asterisk died, line."""
     agent: Mapped[str | None]
     answered_after_s: Mapped[float | None]
     wait_s: Mapped[float]
@@ -197,7 +205,7 @@ class Recording(Table):
 
 
 class Callback(Table):
-    """Someone asked to be called back."""
+    """Someone asked to be called back, or (reason ``lost``) was cut off by us: these come first."""
 
     __tablename__ = "callbacks"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -208,7 +216,8 @@ class Callback(Table):
 
 class AgentState(Table):
     __tablename__ = "agent_states"
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
+    """Given by the desk, rising with its clock, so that a change entered twice is recognised."""
     agent: Mapped[str] = mapped_column(String(8), index=True)
     at: Mapped[float]
     was: Mapped[str] = mapped_column(String(16))

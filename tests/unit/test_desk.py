@@ -607,11 +607,13 @@ async def test_agents_on_a_call_of_an_earlier_run_are_free_again_and_pauses_stay
         session.get(Agent, "601").call_id = "demo-1.1"
     house = House(engine)
     await house.desk.open()
+    await settled()
     assert [house.desk.agent(n).duty for n in ("601", "602", "603", "604")] == [
         Duty.IDLE, Duty.IDLE, Duty.PAUSED, Duty.IDLE,
     ]  # fmt: skip
     assert house.desk.agent("601").call_id is None
     assert house.desk.agent("604").since == BEGAN - 97
+    house.desk.close()
     await house.ledger.close()
 
 
