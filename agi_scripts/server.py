@@ -6,7 +6,8 @@ goes on in the dialplan with the variables as they are. A crash, an unknown scri
 the same way, sooner. Workers are a fixed number of daemon threads; conversations that find none free wait for
 one, within the same deadline, and past the longest queue they are closed at once.
 
-The open port says that the server is ready. SIGTERM stops accepting, lets the conversations end, and then exits.
+The open port says that the server is ready; so does a word to whoever started it, and from then on another each second
+from the accepting thread (:mod:`ari_app.notify`). SIGTERM stops accepting, lets the conversations end, and then exits.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from sqlalchemy import Engine
 
 from agi_scripts import case_context
 from agi_scripts.session import AGIError, AGIHangup, Session
+from ari_app import notify
 from ari_app.errors import StoreUnavailable
 
 log = logging.getLogger("sanling.agi")
@@ -78,6 +80,7 @@ class Server:
         self._workers = workers
         self._waiting: queue.Queue[_Conversation | None] = queue.Queue(longest_queue)
         self._open: deque[_Conversation] = deque()
+        self._speaks_at = 0.0
         self._wake_in, self._wake_out = socket.socketpair()
         self._listener = socket.create_server((address, port), backlog=BACKLOG)
         self._listener.setblocking(False)
@@ -96,6 +99,7 @@ class Server:
             selector.register(self._wake_in, selectors.EVENT_READ)
             with self._listener:
                 selector.register(self._listener, selectors.EVENT_READ)
+                notify.send(notify.READY, notify.status("serving"))
                 while self._wake_in not in self._ready(selector):
                     pass
         for conversation in self._open:
@@ -112,8 +116,11 @@ class Server:
             self._wake_out.send(b"!")
 
     def _ready(self, selector: selectors.BaseSelector) -> list[object]:
-        due = self._next_deadline()
-        ready = [key.fileobj for key, _ in selector.select(None if due is None else max(0.0, due - monotonic()))]
+        if monotonic() >= self._speaks_at:
+            self._speaks_at = monotonic() + notify.ALIVE_EVERY_S
+            notify.send(notify.ALIVE)
+        due = min(self._speaks_at, self._next_deadline() or self._speaks_at)
+        ready = [key.fileobj for key, _ in selector.select(max(0.0, due - monotonic()))]
         if self._listener in ready:
             self._accept()
         self._cut_off_late()

@@ -17,13 +17,14 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from ari_app import doctor as examination
-from ari_app import ledger, prompts, staff, store
+from ari_app import ledger, prompts, staff, store, supervision
 from ari_app import settings as house_rules
 from ari_app.ari.errors import AriError
 from ari_app.errors import SanlingError
 from ari_app.flow.manual import manual
 from ari_app.founding import access_file, hand_out, prepare, shown
-from ari_app.instance import Instance, Notice
+from ari_app.instance import Instance
+from ari_app.processes import Notice
 from ari_app.settings import PROJECT, Settings
 from ari_app.store.models import Agent, Call, Callback, Ending
 
@@ -58,6 +59,7 @@ def setup() -> None:
 def run() -> None:
     """The hotline, in the foreground: Asterisk, AGI server, controller. Ctrl-C stops all three."""
     settings = house_rules.load()
+    supervision.refuse_a_second(settings)
     instance = prepare(settings, say=out.print)
     number = settings.hotline_numbers[0]
     at = f"{settings.address}:{settings.sip_port}"
@@ -73,12 +75,39 @@ def run() -> None:
 Ctrl-C stops everything.
 """
     )
-    asyncio.run(instance.supervise(notice=tell))
+    asyncio.run(supervision.supervise(instance, notice=tell))
 
 
 def tell(notice: Notice) -> None:
     clock = dt.datetime.now().astimezone().strftime("%H:%M:%S")
     out.print(f"{clock} {notice.process}: {notice.what} {notice.detail}".rstrip())
+
+
+@app.command()
+def restart() -> None:
+    """An upgrade: controller and AGI server anew, from the code that is there now. Asterisk and its calls stay."""
+    supervision.restart(house_rules.load(), say=out.print)
+
+
+@app.command()
+def drain(
+    within: Annotated[float | None, typer.Option(help="Wait this many seconds at most.")] = None,
+    now: Annotated[bool, typer.Option(help="Do not wait for the calls: end them.")] = False,
+) -> None:
+    """No new calls; those in progress, and callers who wait, are served to the end; then everything stops."""
+    settings = house_rules.load()
+    if supervision.drain(settings, out.print, within, now):
+        return
+    standing = supervision.look(settings)
+    raise SanlingError(
+        f"Still running ({standing.status if standing else 'ended just now'}). "
+        + (
+            f"It did not end within {supervision.STOPS_WITHIN_S:.0f} s: see its output."
+            if now
+            else "It takes no new calls and ends after the last one: `sanling drain` waits for that again, "
+            "`sanling drain --now` does not wait for the calls."
+        )
+    )
 
 
 @app.command()

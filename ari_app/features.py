@@ -18,7 +18,7 @@ from ari_app.ari.client import Client
 from ari_app.ari.errors import AriError, Conflict, NotFound
 from ari_app.ari.mailboxes import Mailbox
 from ari_app.desk import Desk, FeatureRefused
-from ari_app.errors import StoreUnavailable
+from ari_app.errors import PromptAltered, StoreUnavailable
 from ari_app.flow.keypad import Entry, Keyed, Keypad
 from ari_app.prompts import Catalogue
 from ari_app.settings import Settings
@@ -145,23 +145,30 @@ class FeatureCall:
 
     async def _play(self, prompt: str) -> None:
         playback = await self._start(prompt)
+        if playback is None:
+            return
         async with asyncio.timeout(self.catalogue[prompt].seconds + 3):
             while True:
                 event = await self._next()
                 if isinstance(event, events.PlaybackFinished) and event.playback.id == playback:
                     return
 
-    async def _start(self, prompt: str) -> str:
+    async def _start(self, prompt: str) -> str | None:
+        """None: its audio is missing, or is not what was approved, and the agent goes without."""
+        try:
+            media = self.catalogue.media(prompt)
+        except PromptAltered as error:
+            log.error("agent %s goes without %s: %s", self.agent, prompt, error)
+            return None
         self._plays += 1
         playback = f"{self.id}~play-{self._plays}"
-        await self.client.channels.play(channelId=self.id, playbackId=playback, media=self.catalogue.media(prompt))
+        await self.client.channels.play(channelId=self.id, playbackId=playback, media=media)
         return playback
 
-    async def _stop(self, playback: str) -> None:
-        try:
-            await self.client.playbacks.stop(playbackId=playback)
-        except NotFound:
-            return
+    async def _stop(self, playback: str | None) -> None:
+        if playback is not None:
+            with suppress(NotFound):
+                await self.client.playbacks.stop(playbackId=playback)
 
     async def _next(self) -> object:
         event = await self.inbox.get()

@@ -1,4 +1,4 @@
-"""One hotline on one machine: its run-time folder, its Asterisk, and the processes of ``sanling run``.
+"""One hotline on one machine: its run-time folder and its Asterisk.
 
 Everything of an instance lies in ``settings.run_dir``. SIP and RTP listen on ``settings.address``, all else on
 ``settings.control_address``, so that several run side by side. Asterisk is the machine's own from version 20 on, else
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import ctypes
 import http.client
 import json
 import logging
@@ -18,14 +17,11 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import socket
 import string
 import subprocess
-import sys
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +30,7 @@ import msgspec
 
 from ari_app import roots
 from ari_app.errors import SetUpFailed
+from ari_app.processes import end_child, kill_group, start_child
 from ari_app.settings import PROJECT, Settings
 
 log = logging.getLogger("sanling.house")
@@ -42,17 +39,7 @@ OLDEST_ASTERISK = 20
 SUITE, PACKAGES = "forky", ("asterisk",)
 
 STARTS_WITHIN_S = 30.0
-STOPS_WITHIN_S = 5.0
-RESTART_AFTER_S = (0.2, 1.0, 2.0, 5.0, 10.0)
-"""Before the first, second … restart of a child in a row; the last one goes on for ever."""
-STEADY_AFTER_S = 60.0
-"""A child that ran this long starts again from the shortest pause."""
-
-CHILDREN = {
-    "agi": (sys.executable, "-m", "agi_scripts"),
-    "controller": (sys.executable, "-m", "ari_app"),
-}
-"""What ``supervise()`` keeps running beside Asterisk."""
+ANSWERS_WITHIN_S = 5.0
 
 AGI_GUARD_S = 1.0
 """Asterisk itself gives a look-up up this long after the AGI server should have."""
@@ -77,16 +64,6 @@ class Asterisk:
     @property
     def major(self) -> int:
         return int(self.version.partition(".")[0])
-
-
-@dataclass(frozen=True)
-class Notice:
-    """What became of one process of the instance."""
-
-    process: str
-    what: str
-    """started, ended, waiting or stopped"""
-    detail: str = ""
 
 
 def find_asterisk(settings: Settings, progress: roots.Progress = log.info) -> Asterisk:
@@ -123,7 +100,7 @@ class _Template(string.Template):
 class Instance:
     """The run-time folder and the Asterisk of one hotline.
 
-    ``prepare()``, then ``start_asterisk()`` … ``stop()``, or ``supervise()`` for all processes. Not for use in
+    ``prepare()``, then ``start_asterisk()`` … ``stop()``; all processes: :mod:`ari_app.supervision`. Not for use in
     threads other than the event loop's: children die with the thread that started them.
     """
 
@@ -293,6 +270,30 @@ class Instance:
             raise SetUpFailed("Asterisk was not started.")
         return await self._process.wait()
 
+    @property
+    def asterisk_pid(self) -> int | None:
+        return self._asterisk_pid(self._process) if self._process is not None else None
+
+    def kill_asterisk(self) -> None:
+        """At once; `wait_asterisk` returns then."""
+        if self._process is not None:
+            kill_group(self._process.pid)
+
+    async def answers(self) -> bool:
+        """Whether Asterisk says anything at all over HTTP, in `ANSWERS_WITHIN_S`."""
+        try:
+            await self._ari("GET", "asterisk/info")
+        except SetUpFailed:
+            return False
+        return True
+
+    async def channels(self) -> int:
+        """How many channels Asterisk has. Raises SetUpFailed if it does not answer."""
+        status, body = await self._ari("GET", "channels")
+        if status != 200:
+            raise SetUpFailed(f"Asterisk does not tell its channels: {status}")
+        return len(json.loads(body))
+
     async def stop(self) -> None:
         """Ends Asterisk: asked first, killed after a while. Harmless if it does not run."""
         process, self._process = self._process, None
@@ -340,7 +341,9 @@ class Instance:
             raise SetUpFailed(f"Asterisk at {self.ari_url} does not answer: {error}") from error
 
     def _ari_now(self, method: str, path: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(self.settings.control_address, self.settings.ari_port, timeout=5)
+        connection = http.client.HTTPConnection(
+            self.settings.control_address, self.settings.ari_port, timeout=ANSWERS_WITHIN_S
+        )
         try:
             who = base64.b64encode(f"{self.ari_user}:{self.ari_password}".encode()).decode()
             connection.request(method, f"/ari/{path}", headers={"Authorization": f"Basic {who}"})
@@ -367,64 +370,6 @@ class Instance:
                         "already? Another address: SANLING_ADDRESS=127.0.20.2"
                     ) from error
 
-    # All processes
-
-    async def supervise(self, notice: Callable[[Notice], None] = lambda _: None) -> None:
-        """Runs Asterisk, the AGI server and the controller until SIGINT, SIGTERM or cancellation; ends them all then.
-
-        A process that dies is started again, after a pause that grows while it keeps dying. Raises SetUpFailed if
-        Asterisk does not come up the first time.
-        """
-        loop = asyncio.get_running_loop()
-        asked_to_stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, asked_to_stop.set)
-        try:
-            await self.start_asterisk()
-            notice(Notice("asterisk", "started", self.asterisk_version))
-            async with asyncio.TaskGroup() as group:
-                keepers = [group.create_task(self._keep_asterisk(notice))]
-                for name, command in CHILDREN.items():
-                    keepers.append(group.create_task(self._keep(name, command, notice)))
-                await asked_to_stop.wait()
-                for keeper in keepers:
-                    keeper.cancel()
-        finally:
-            await asyncio.shield(self.stop())
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
-            notice(Notice("all", "stopped"))
-
-    async def _keep_asterisk(self, notice: Callable[[Notice], None]) -> None:
-        pauses = _Pauses()
-        while True:
-            try:
-                code = await self.wait_asterisk()
-                notice(Notice("asterisk", "ended", _ending(code)))
-            except SetUpFailed as error:
-                notice(Notice("asterisk", "ended", str(error)))
-            await pauses.sleep(lambda s: notice(Notice("asterisk", "waiting", f"{s:g} s")))
-            try:
-                await self.start_asterisk()
-            except SetUpFailed as error:
-                notice(Notice("asterisk", "ended", str(error)))
-                continue
-            notice(Notice("asterisk", "started", self.asterisk_version))
-
-    async def _keep(self, name: str, command: Sequence[str], notice: Callable[[Notice], None]) -> None:
-        pauses = _Pauses()
-        while True:
-            with (self.settings.run_dir / "log" / f"{name}.log").open("ab") as out:
-                process = await start_child(command, environment_of(self.settings), out)
-            notice(Notice(name, "started", f"pid {process.pid}"))
-            try:
-                code = await process.wait()
-            except asyncio.CancelledError:
-                await asyncio.shield(end_child(process))
-                raise
-            notice(Notice(name, "ended", _ending(code)))
-            await pauses.sleep(lambda s: notice(Notice(name, "waiting", f"{s:g} s")))
-
 
 def environment_of(settings: Settings) -> dict[str, str]:
     """The environment in which ``ari_app.settings.load()`` gives these very settings, whatever file lies around."""
@@ -439,65 +384,6 @@ def environment_of(settings: Settings) -> dict[str, str]:
                 yield f"{prefix}{name.upper()}", str(value)
 
     return {**dict(flat(msgspec.to_builtins(settings), "SANLING_")), "SANLING_CONFIG": os.devnull}
-
-
-async def start_child(command: Sequence[str], environment: dict[str, str], out: Any) -> asyncio.subprocess.Process:
-    """Starts a process in a group of its own that dies with us. Its working folder is the project."""
-    try:
-        return await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, **environment}, cwd=PROJECT, start_new_session=True, preexec_fn=_die_with_parent,
-        )  # fmt: skip
-    except FileNotFoundError as error:
-        raise SetUpFailed(f"{command[0]} is missing.") from error
-
-
-async def end_child(process: asyncio.subprocess.Process, asked: int | None = None) -> None:
-    """SIGTERM to the process (or to `asked`, one below it), after a while SIGKILL to its whole group."""
-    if process.returncode is None:
-        _signal(asked or process.pid, signal.SIGTERM)
-        try:
-            async with asyncio.timeout(STOPS_WITHIN_S):
-                await process.wait()
-        except TimeoutError:
-            log.warning("process %s did not end within %.0f s and is killed", process.pid, STOPS_WITHIN_S)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
-class _Pauses:
-    """Growing pauses between restarts; a child that ran for a while begins anew."""
-
-    def __init__(self) -> None:
-        self._row = 0
-        self._since = asyncio.get_running_loop().time()
-
-    async def sleep(self, tell: Callable[[float], None]) -> None:
-        now = asyncio.get_running_loop().time()
-        self._row = 0 if now - self._since > STEADY_AFTER_S else self._row
-        pause = RESTART_AFTER_S[min(self._row, len(RESTART_AFTER_S) - 1)]
-        self._row += 1
-        tell(pause)
-        await asyncio.sleep(pause)
-        self._since = asyncio.get_running_loop().time()
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_PR_SET_PDEATHSIG = 1
-
-
-def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _ending(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def _account(agent: AgentAccount) -> str:

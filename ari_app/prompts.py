@@ -8,7 +8,8 @@ Three files, one way round::
 legal and quality approved; a family (queue position 1 to 50, …) is approved as the whole list it expands to, so that
 neither its template nor the spelling of numbers can change unnoticed. ``seal.toml`` says what the audio was made of
 (the cache key) and the SHA-256 of the result. `Catalogue.load` follows the chain for every prompt and refuses the
-whole catalogue if one link does not hold; `Catalogue.media` looks again whenever a file was touched since.
+whole catalogue if one link does not hold; `Catalogue.media` looks again whenever a file was touched since. Only where
+refusing all of it would cost more than what is wrong, `Catalogue.load_whatever_holds` goes without that one prompt.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import math
 import re
 import tomllib
@@ -26,6 +28,8 @@ from typing import Any, Literal
 import msgspec
 
 from ari_app.errors import PromptAltered
+
+log = logging.getLogger("sanling.prompts")
 
 SECTIONS = ("opening", "identity", "need", "solution", "risk", "closing")
 ROLES = ("operations", "legal", "quality")
@@ -177,6 +181,9 @@ class Catalogue(Mapping[str, Prompt]):
         """What does not hold; always empty in a catalogue that `load` returned."""
         self._prompts = prompts
         self._seen: dict[str, tuple[int, int] | None] = {}
+        """Of every prompt whose audio is what was sealed, when it was last touched."""
+        self._barred: dict[str, Finding] = {}
+        """What may not be played, whatever its audio is: wording that was not approved, for one."""
 
     @classmethod
     def load(cls, folder: Path) -> Catalogue:
@@ -194,6 +201,23 @@ class Catalogue(Mapping[str, Prompt]):
         return catalogue
 
     @classmethod
+    def load_whatever_holds(cls, folder: Path) -> Catalogue:
+        """The catalogue without the prompts that are not as approved or sealed: `media` refuses those.
+
+        For a hotline that has calls: one sentence less is better than none. What is wrong is said on the log. Raises
+        PromptAltered if no prompt holds, or if catalogue.toml cannot be read.
+        """
+        catalogue = cls.inspect(folder)
+        findings, catalogue.findings = catalogue.findings, []
+        if findings and len(catalogue.lacking) == len(catalogue):
+            raise PromptAltered(f"{findings[0]} (And no other prompt holds.)")
+        for finding in findings:
+            log.error("%s", finding)
+        if catalogue.lacking:
+            log.error("going on without %d prompts: %s", len(catalogue.lacking), ", ".join(sorted(catalogue.lacking)))
+        return catalogue
+
+    @classmethod
     def inspect(cls, folder: Path) -> Catalogue:
         """The catalogue with all that is wrong in `findings`, for listing and rendering.
 
@@ -206,6 +230,7 @@ class Catalogue(Mapping[str, Prompt]):
         prompts = _expand(source, folder, spoken, findings)
         seals = _read_seals(folder / "seal.toml", findings)
         catalogue = cls(folder, prompts, seals, findings)
+        catalogue._bar(source)
         for prompt in prompts.values():
             catalogue._verify(prompt)
         catalogue._look_for_strays()
@@ -227,15 +252,26 @@ class Catalogue(Mapping[str, Prompt]):
         """Whether the audio is there, whole, and made from what the catalogue says now."""
         return id in self._seen
 
+    @property
+    def lacking(self) -> frozenset[str]:
+        """What is not to be played, as far as is known."""
+        return frozenset(id for id in self._prompts if id not in self._seen or id in self._barred)
+
     def audio(self, id: str) -> Path:
         """The file, raw 8 kHz A-law."""
         return self._prompts[id].file
 
     def media(self, id: str) -> str:
-        """The ARI media URI. Raises PromptAltered if the file was changed since it was verified."""
+        """The ARI media URI. Raises PromptAltered if it is not to be played: see `lacking`.
+
+        A file that was changed since it was verified is verified anew, so that one that was put back plays again.
+        """
         prompt = self._prompts[id]
+        if id in self._barred:
+            raise PromptAltered(str(self._barred[id]))
         if id not in self._seen or self._seen[id] != _touched(prompt.file):
             before = len(self.findings)
+            self._seen.pop(id, None)
             self._verify(prompt)
             if len(self.findings) > before:
                 found = self.findings[before]
@@ -270,6 +306,15 @@ class Catalogue(Mapping[str, Prompt]):
 
     def _if_there(self, id: str) -> str | None:
         return id if id in self._prompts else None
+
+    def _bar(self, source: Written) -> None:
+        """Bars what the findings so far, about wording and seals, forbid: of a family every member."""
+        members = {
+            wording.id: [id for id, _ in wording.expand()] if isinstance(wording, Family) else [wording.id]
+            for wording in (*source.sentence, *source.family)
+        }
+        for finding in self.findings:
+            self._barred.update(dict.fromkeys(members.get(finding.id, [finding.id]), finding))
 
     def _verify(self, prompt: Prompt) -> None:
         seal, file = self.seals.get(prompt.id), prompt.file

@@ -5,6 +5,7 @@ It runs in threads of its own, so that a scrape costs the event loop nothing, an
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sanling.metrics")
 
+AGAIN_EVERY_S = 10.0
+"""So often `Exporter.run` tries a port that was taken."""
+
 
 class Exporter:
-    """Serves `registry` on `address`:`port` between `start` and `close`; also a context manager.
+    """Serves `registry` on `address`:`port` between `start` and `close`, or while `run` runs; also a context manager.
 
     `health` names each part and says whether it is ready: ``/health`` answers 200 if all are, else 503, with
     the parts as JSON either way. It is called in the exporter's threads. Port 0 picks a free one: see `port`.
@@ -46,9 +50,14 @@ class Exporter:
 
     def start(self) -> None:
         """Raises OSError if the port is taken."""
-        self._server = make_server(self._address, self._port, self._serve, _Server, _Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="metrics", daemon=True)
-        self._thread.start()
+        server = make_server(self._address, self._port, self._serve, _Server, _Handler)
+        thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="metrics", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            server.server_close()
+            raise OSError(f"no thread for the metrics: {error}") from error
+        self._server, self._thread = server, thread
         log.info("Metrics on http://%s:%d/metrics", self._address, self.port)
 
     def close(self) -> None:
@@ -59,6 +68,23 @@ class Exporter:
         self._server.server_close()
         self._thread.join()
         self._server = self._thread = None
+
+    async def run(self) -> None:
+        """Serves until cancelled. Figures are not worth a call: where they cannot be served, that is said on the log
+        and tried again.
+        """
+        try:
+            while True:
+                if self._thread is None or not self._thread.is_alive():
+                    self.close()
+                    try:
+                        self.start()
+                    except OSError as error:
+                        log.error("No metrics on %s:%d (%s); the next try is in %g s.",
+                                  self._address, self._port, error, AGAIN_EVERY_S)  # fmt: skip
+                await asyncio.sleep(AGAIN_EVERY_S)
+        finally:
+            self.close()
 
     def __enter__(self) -> Exporter:
         self.start()

@@ -34,6 +34,7 @@ from ari_app.founding import prepare
 from ari_app.instance import Instance
 from ari_app.settings import Settings, load
 from ari_app.store import models
+from ari_app.supervision import supervise
 from ari_app.testcall.hearing import Ear, Heard, PromptSounds
 from ari_app.testcall.phone import Call, Phone, PhoneError, Phones
 
@@ -137,7 +138,7 @@ async def _perform(settings: Settings, instance: Instance, story: Story, out: Co
     out.print("[bold]Starting the hotline[/bold]")
     ear = Ear(PromptSounds(settings.prompts / "audio"))
     async with asyncio.TaskGroup() as group, Phones(CALLER_AT, ear=ear) as phones:
-        hotline = group.create_task(instance.supervise())
+        hotline = group.create_task(supervise(instance))
         await _ready(settings, hotline)
         out.print(
             f"it answers at {settings.address}; an agent signs in and a caller dials {settings.hotline_numbers[0]}"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ari_app import instance as house
-from ari_app import roots
+from ari_app import processes, roots
 from ari_app.errors import SetUpFailed
 from ari_app.instance import AgentAccount, Instance, environment_of
 from ari_app.settings import PROJECT, Settings, load
@@ -137,14 +137,14 @@ def test_old_asterisk_of_the_machine_is_passed_over(tmp_path: Path, monkeypatch:
 
 @pytest.mark.real_time
 async def test_a_child_is_asked_first_and_then_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(house, "STOPS_WITHIN_S", 0.3)
+    monkeypatch.setattr(processes, "STOPS_WITHIN_S", 0.3)
     deaf = "import signal,time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
     out = tmp_path / "out"
     with out.open("wb") as file:
-        child = await house.start_child([sys.executable, "-c", deaf], {}, file)
+        child = await processes.start_child([sys.executable, "-c", deaf], {}, file)
     while not out.read_text():  # noqa: ASYNC110 - a file tells nobody
         await asyncio.sleep(0.02)
-    await house.end_child(child)
+    await processes.end_child(child)
     assert child.returncode == -9
 
 
@@ -152,7 +152,7 @@ async def test_a_child_is_asked_first_and_then_killed(tmp_path: Path, monkeypatc
 async def test_children_die_with_their_parent(tmp_path: Path) -> None:
     program = (
         "import asyncio, os, sys\n"
-        "from ari_app.instance import start_child\n"
+        "from ari_app.processes import start_child\n"
         "async def main():\n"
         "    child = await start_child(['sleep', '60'], {}, None)\n"
         "    print(child.pid, flush=True)\n"

@@ -1,0 +1,239 @@
+"""Child processes: started, watched, started again, ended.
+
+A child that is kept says by systemd's notify protocol (:mod:`ari_app.notify`) that it serves and that it lives, on a
+socket of its own. How long it has been silent is counted in checks of ours, not by the clock: a supervisor that was
+itself stopped for a while must not take its children for dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ari_app import notify
+from ari_app.errors import SetUpFailed
+from ari_app.settings import PROJECT
+
+log = logging.getLogger("sanling.house")
+
+STOPS_WITHIN_S = 5.0
+READY_WITHIN_S = 30.0
+SILENT_FOR_S = 4.0
+"""A child that serves and says nothing for so long is killed; it speaks every `notify.ALIVE_EVERY_S`."""
+CHECKED_EVERY_S = 0.25
+RESTART_AFTER_S = (0.0, 0.2, 1.0, 2.0, 5.0, 10.0)
+"""Before the first, second … restart of a child in a row; the last one goes on for ever."""
+STEADY_AFTER_S = 10.0
+"""A child that ran this long starts again from the shortest pause."""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What became of one process of the instance."""
+
+    process: str
+    what: str
+    """started, ready, killed, ended, waiting or stopped"""
+    detail: str = ""
+
+
+Tell = Callable[[Notice], None]
+
+
+class Kept:
+    """One child process, started again whenever it ends, killed when it falls silent."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        notice: Tell,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`folder` has ``log/`` for what it prints and ``run/`` for its socket; `changed` hears of every news."""
+        self.name = name
+        self.ready = False
+        self.said = ""
+        """Its last word on what it is doing."""
+        self._command = command
+        self._environment = environment
+        self._folder = folder
+        self._notice = notice
+        self._changed = changed
+        self._process: asyncio.subprocess.Process | None = None
+        self._spoke = False
+        self._patience_s = 0.0
+        self._asked_to_end = False
+        self._draining = False
+        self._at_once = asyncio.Event()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def restart(self) -> None:
+        """Ends it, asked first and killed after a while; the next one starts at once."""
+        self._at_once.set()
+        if self._process is not None:
+            self._asked_to_end = True
+            self._patience_s = STOPS_WITHIN_S
+            signal_to(self._process.pid, signal.SIGTERM)
+
+    def drain(self) -> None:
+        """Has it, and every successor, finish its work and end (SIGUSR1)."""
+        self._draining = True
+        if self._process is not None and self._spoke:
+            signal_to(self._process.pid, signal.SIGUSR1)
+
+    async def run(self) -> None:
+        """Until cancelled, when it is ended; or until a draining one has ended with exit code 0."""
+        pauses = Pauses()
+        while True:
+            try:
+                code = await self._live()
+            except (OSError, SetUpFailed) as error:  # no process, no file, no disk: perhaps later
+                self._notice(Notice(self.name, "ended", f"cannot be started: {error}"))
+            else:
+                self._notice(Notice(self.name, "ended", ending(code)))
+                if self._draining and code == 0:
+                    return
+            self._changed()
+            if self._at_once.is_set():
+                pauses = Pauses()
+            else:
+                pause = pauses.next()
+                if pause:
+                    self._notice(Notice(self.name, "waiting", f"{pause:g} s"))
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._at_once.wait(), pause or 0.01)
+            self._at_once.clear()
+
+    async def _live(self) -> int:
+        """One process from its start to its end: its exit code, negative for a signal."""
+        self.ready, self.said, self._spoke, self._asked_to_end = False, "", False, False
+        self._patience_s = READY_WITHIN_S
+        async with notify.listen(self._folder / "run" / f"{self.name}.notify", self._hear) as address:
+            with (self._folder / "log" / f"{self.name}.log").open("ab") as out:
+                process = await start_child(self._command, {**self._environment, notify.VARIABLE: address}, out)
+            self._process = process
+            self._notice(Notice(self.name, "started", f"pid {process.pid}"))
+            self._changed()
+            ended = asyncio.ensure_future(process.wait())
+            try:
+                while not ended.done():
+                    await asyncio.wait([ended], timeout=CHECKED_EVERY_S)
+                    self._patience_s -= CHECKED_EVERY_S
+                    if self._patience_s <= 0 and not ended.done():
+                        self._kill(process)
+            except asyncio.CancelledError:
+                await asyncio.shield(end_child(process))
+                raise
+            finally:
+                ended.cancel()
+                kill_group(process.pid)  # its own children are of no use without it
+                self._process, self.ready, self.said = None, False, ""
+            return ended.result()
+
+    def _kill(self, process: asyncio.subprocess.Process) -> None:
+        if self._asked_to_end:
+            why = f"did not end within {STOPS_WITHIN_S:g} s"
+        else:
+            why = f"silent for {SILENT_FOR_S:g} s" if self.ready else f"not ready within {READY_WITHIN_S:g} s"
+        self._notice(Notice(self.name, "killed", why))
+        self._patience_s = STOPS_WITHIN_S
+        kill_group(process.pid)
+
+    def _hear(self, message: notify.Message) -> None:
+        first, self._spoke = not self._spoke, True
+        if first and self._draining and self._process is not None:  # not before: it would not know the signal yet
+            signal_to(self._process.pid, signal.SIGUSR1)
+        said, was_ready = message.get("STATUS", self.said), self.ready
+        self.ready = was_ready or message.get("READY") == "1"
+        news, self.said = said != self.said or self.ready != was_ready, said
+        if self.ready and not was_ready:
+            self._notice(Notice(self.name, "ready"))
+        if not self._asked_to_end:
+            self._patience_s = SILENT_FOR_S if self.ready else max(self._patience_s, _asked_for(message))
+        if news:
+            self._changed()
+
+
+def _asked_for(message: notify.Message) -> float:
+    """Seconds of patience."""
+    asked = message.get("EXTEND_TIMEOUT_USEC", "")
+    return int(asked) / 1e6 if asked.isdigit() else 0.0
+
+
+class Pauses:
+    """Growing pauses between restarts; a child that ran for a while begins anew."""
+
+    def __init__(self) -> None:
+        self._row = 0
+        self._since = asyncio.get_running_loop().time()
+
+    def next(self) -> float:
+        """Seconds to wait before the restart that is due now."""
+        now = asyncio.get_running_loop().time()
+        self._row = 0 if now - self._since > STEADY_AFTER_S else self._row
+        pause = RESTART_AFTER_S[min(self._row, len(RESTART_AFTER_S) - 1)]
+        self._row += 1
+        self._since = now + pause
+        return pause
+
+
+async def start_child(command: Sequence[str], environment: Mapping[str, str], out: Any) -> asyncio.subprocess.Process:
+    """Starts a process in a group of its own that dies with us. Its working folder is the project."""
+    inherited = {name: value for name, value in os.environ.items() if name not in notify.OF_THE_PROTOCOL}
+    try:
+        return await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=asyncio.subprocess.STDOUT,
+            env={**inherited, **environment}, cwd=PROJECT, start_new_session=True, preexec_fn=_die_with_parent,
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise SetUpFailed(f"{command[0]} is missing.") from error
+
+
+async def end_child(process: asyncio.subprocess.Process, asked: int | None = None) -> None:
+    """SIGTERM to the process (or to `asked`, one below it), after a while SIGKILL to its whole group."""
+    if process.returncode is None:
+        signal_to(asked or process.pid, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(STOPS_WITHIN_S):
+                await process.wait()
+        except TimeoutError:
+            log.warning("process %s did not end within %.0f s and is killed", process.pid, STOPS_WITHIN_S)
+    kill_group(process.pid)
+    await process.wait()
+
+
+def signal_to(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def kill_group(pid: int) -> None:
+    """Kills a child with all that it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def ending(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
