@@ -9,6 +9,7 @@ import csv
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,22 +61,23 @@ class Process:
     """Unix seconds, to a hundredth."""
 
 
-def processes() -> dict[int, Process]:
-    """Everything that runs on this machine and can be looked at."""
-    found = {}
+def process(pid: int) -> Process | None:
+    """None if it does not run (any more)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        command = tuple(Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1])
+    except OSError:
+        return None
     boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            stat = (folder / "stat").read_text().rpartition(")")[2].split()
-            command = tuple((folder / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1])
-        except OSError:
-            continue
-        if stat[0] != "Z":
-            pid = int(folder.name)
-            started = boot + int(stat[19]) / os.sysconf("SC_CLK_TCK")
-            found[pid] = Process(pid, command, int(stat[1]), started)
+    started = boot + int(stat[19]) / os.sysconf("SC_CLK_TCK")
+    return None if stat[0] == "Z" else Process(pid, command, int(stat[1]), started)
+
+
+def children(pid: int) -> list[int]:
+    found: list[int] = []
+    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, tasks.read_text().split())
     return found
 
 
@@ -142,6 +144,11 @@ class House:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
 
+    def remove(self) -> None:
+        """Everything of it on the disk."""
+        self.engine.dispose()
+        shutil.rmtree(self.settings.run_dir.parent)
+
     # What can be seen of it
 
     def health(self, timeout_s: float = 1.0) -> dict[str, bool]:
@@ -175,15 +182,9 @@ class House:
         return found.started_at if found else None
 
     def _child(self, name: str) -> Process | None:
-        everything = processes()
-        ours = {self.process.pid}
-        while True:
-            more = {one.pid for one in everything.values() if one.parent in ours} - ours
-            if not more:
-                break
-            ours |= more
-        for pid in sorted(ours - {self.process.pid}):
-            one = everything[pid]
+        own = [one for one in map(process, children(self.process.pid)) if one is not None]
+        below = [one for child in own for one in map(process, children(child.pid)) if one is not None]
+        for one in (*own, *below):
             match name:
                 case "asterisk" if one.command and Path(one.command[0]).name == "asterisk":
                     return one

@@ -512,7 +512,11 @@ class Late:
 
     def note(self, due: float, now: float) -> None:
         self.longest_s = max(self.longest_s, now - due)
-        if now - due > LATE_FROM_S:
+        if now - due <= LATE_FROM_S:
+            return
+        if self.spans and due <= self.spans[-1][1]:
+            self.spans[-1] = (self.spans[-1][0], now)
+        else:
             self.spans.append((due, now))
 
 
