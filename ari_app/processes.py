@@ -108,15 +108,15 @@ class Kept:
                 if self._draining and code == 0:
                     return
             self._changed()
-            if self._at_once.is_set():
-                pauses = Pauses()
-            else:
+            if not self._at_once.is_set():
                 pause = pauses.next()
                 if pause:
                     self._notice(Notice(self.name, "waiting", f"{pause:g} s"))
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._at_once.wait(), pause or 0.01)
-            self._at_once.clear()
+            if self._at_once.is_set():
+                self._at_once.clear()
+                pauses = Pauses()
 
     async def _live(self) -> int:
         """One process from its start to its end: its exit code, negative for a signal."""

@@ -1,0 +1,226 @@
+"""Child processes that are kept: tiny ones, which live, hang, die and drain on a shorter clock."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from ari_app import processes
+from ari_app.processes import Kept, Notice
+
+pytestmark = pytest.mark.real_time
+
+SPEAKS = """
+import os, signal, sys, time
+from ari_app import notify
+def live(*lines):
+    while True:
+        notify.send(notify.ALIVE, *lines)
+        time.sleep(0.05)
+"""
+SERVES = SPEAKS + "live(notify.READY)"
+DRAINS = SPEAKS + "signal.signal(signal.SIGUSR1, lambda *_: sys.exit(0)); live(notify.READY)"
+
+
+@pytest.fixture(autouse=True)
+def short_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("READY_WITHIN_S", 2.0), ("SILENT_FOR_S", 0.6), ("CHECKED_EVERY_S", 0.05)):
+        monkeypatch.setattr(processes, name, seconds)
+    monkeypatch.setattr(processes, "STOPS_WITHIN_S", 0.4)
+    monkeypatch.setattr(processes, "RESTART_AFTER_S", (0.0, 0.3, 60.0))
+
+
+class Keeping:
+    """A child that is kept, and what became of it, with the time of each notice."""
+
+    def __init__(self, folder: Path, program: str) -> None:
+        for part in ("log", "run"):
+            (folder / part).mkdir(exist_ok=True)
+        self.folder = folder
+        self.notices: list[tuple[float, Notice]] = []
+        self._news = asyncio.Event()
+        self.kept = Kept("child", (sys.executable, "-c", program), {}, folder, self._told)
+        self.task = asyncio.create_task(self.kept.run())
+
+    def _told(self, notice: Notice) -> None:
+        self.notices.append((time.monotonic(), notice))
+        self._news.set()
+
+    def details(self, what: str) -> list[str]:
+        return [notice.detail for _, notice in self.notices if notice.what == what]
+
+    def count(self, what: str) -> int:
+        return len(self.details(what))
+
+    async def until(self, what: str, times: int = 1) -> tuple[float, str]:
+        """When, and with what detail, it was told for the nth time."""
+        async with asyncio.timeout(10):
+            while self.count(what) < times:
+                self._news.clear()
+                await self._news.wait()
+        return [(at, notice.detail) for at, notice in self.notices if notice.what == what][times - 1]
+
+    def printed(self) -> list[str]:
+        return (self.folder / "log" / "child.log").read_text().split()
+
+    @property
+    def pid(self) -> int:
+        assert self.kept.pid is not None
+        return self.kept.pid
+
+
+@asynccontextmanager
+async def keeping(folder: Path, program: str) -> AsyncIterator[Keeping]:
+    one = Keeping(folder, program)
+    try:
+        yield one
+    finally:
+        one.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await one.task
+        assert one.kept.pid is None
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> AbstractAsyncContextManager[Keeping]:
+    return keeping(tmp_path, SERVES)
+
+
+async def test_one_who_speaks_is_left_alone(serving: Keeping) -> None:
+    await serving.until("ready")
+    await asyncio.sleep(1.2)
+    assert serving.kept.ready
+    assert [notice.what for _, notice in serving.notices] == ["started", "ready"]
+
+
+async def test_one_who_falls_silent_is_killed_and_follows_at_once(serving: Keeping) -> None:
+    await serving.until("ready")
+    frozen, at = serving.pid, time.monotonic()
+    os.kill(frozen, signal.SIGSTOP)
+    killed, why = await serving.until("killed")
+    assert why == "silent for 0.6 s"
+    assert 0.5 < killed - at < 0.9
+    started, detail = await serving.until("started", 2)
+    assert started - killed < 0.2
+    assert detail != f"pid {frozen}"
+    await serving.until("ready", 2)
+
+
+async def test_a_supervisor_that_was_stopped_itself_takes_nobody_for_dead(serving: Keeping) -> None:
+    await serving.until("ready")
+    time.sleep(1.5)  # noqa: ASYNC251 - as SIGSTOP would
+    await asyncio.sleep(0.7)
+    assert serving.count("killed") == 0
+
+
+async def test_one_who_is_never_ready_is_killed(tmp_path: Path) -> None:
+    async with keeping(tmp_path, SPEAKS + "live()") as one:
+        assert (await one.until("killed"))[1] == "not ready within 2 s"
+        assert one.count("ready") == 0
+
+
+async def test_one_who_asks_for_patience_gets_it(tmp_path: Path) -> None:
+    async with keeping(tmp_path, SPEAKS + "live(notify.patience(2.0), notify.status('waiting'))") as one:
+        await asyncio.sleep(3.0)
+        assert (one.count("killed"), one.kept.ready, one.kept.said) == (0, False, "waiting")
+
+
+async def test_one_who_dies_follows_at_once_then_after_pauses_that_grow(tmp_path: Path) -> None:
+    async with keeping(tmp_path, "import sys; sys.exit(3)") as one:
+        ended, why = await one.until("ended")
+        assert why == "exit code 3"
+        assert (await one.until("started", 2))[0] - ended < 0.2
+        ended, _ = await one.until("ended", 2)
+        assert 0.25 < (await one.until("started", 3))[0] - ended < 0.5
+        assert (await one.until("waiting", 2))[1] == "60 s"
+        one.kept.restart()
+        await one.until("started", 4)
+        await one.until("started", 6)  # and begins with the shortest pauses again
+
+
+async def test_one_who_ran_for_a_while_starts_from_the_shortest_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "STEADY_AFTER_S", 0.2)
+    pauses = processes.Pauses()
+    assert [pauses.next(), pauses.next()] == [0.0, 0.3]
+    await asyncio.sleep(0.55)
+    assert pauses.next() == 0.0
+
+
+async def test_its_own_children_go_with_it(tmp_path: Path) -> None:
+    program = "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True);" + SERVES
+    async with keeping(tmp_path, program) as one:
+        await one.until("ready")
+        child = int(one.printed()[0])
+        os.kill(one.pid, signal.SIGKILL)
+        await one.until("ready", 2)
+        assert not lives(child)
+
+
+def lives(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and " Z " not in stat.read_text()
+
+
+async def test_a_restart_asks_first_and_kills_the_deaf(tmp_path: Path) -> None:
+    deaf = "import signal; signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True));" + SERVES
+    async with keeping(tmp_path, deaf) as one:
+        await one.until("ready")
+        one.kept.restart()
+        assert (await one.until("killed"))[1] == "did not end within 0.4 s"
+        await one.until("ready", 2)
+        assert one.printed() == ["asked"]
+
+
+async def test_one_who_is_drained_ends_and_is_not_followed(tmp_path: Path) -> None:
+    async with keeping(tmp_path, DRAINS) as one:
+        await one.until("ready")
+        one.kept.drain()
+        await asyncio.wait_for(one.task, 2)
+        assert [notice.what for _, notice in one.notices] == ["started", "ready", "ended"]
+
+
+async def test_one_who_dies_draining_is_followed_by_one_who_drains(tmp_path: Path) -> None:
+    dies_once = SPEAKS + (
+        "import pathlib; mark = pathlib.Path(os.environ['NOTIFY_SOCKET'] + '.died')\n"
+        "def drained(*_):\n"
+        "    if mark.exists(): sys.exit(0)\n"
+        "    mark.touch(); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "signal.signal(signal.SIGUSR1, drained); live(notify.READY)\n"
+    )
+    async with keeping(tmp_path, dies_once) as one:
+        await one.until("ready")
+        one.kept.drain()
+        await asyncio.wait_for(one.task, 5)
+        assert [detail.detail for _, detail in one.notices if detail.what == "ended"] == [
+            "signal SIGKILL",
+            "exit code 0",
+        ]
+
+
+async def test_one_who_is_only_starting_is_not_killed_by_being_drained(tmp_path: Path) -> None:
+    async with keeping(tmp_path, "import time; time.sleep(0.3);" + DRAINS) as one:
+        await one.until("started")
+        one.kept.drain()
+        await asyncio.wait_for(one.task, 5)
+        assert one.details("ended") == ["exit code 0"]
+
+
+async def test_where_nothing_can_be_started_it_is_tried_again(tmp_path: Path) -> None:
+    one = Keeping(tmp_path, SERVES)
+    (tmp_path / "log").rename(tmp_path / "away")
+    try:
+        assert "cannot be started" in (await one.until("ended"))[1]
+        (tmp_path / "away").rename(tmp_path / "log")
+        await one.until("ready")
+    finally:
+        one.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await one.task
