@@ -10,13 +10,14 @@ import asyncio
 import hashlib
 import json
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from ari_app.ari import Client
-from ari_app.ari.client import NEEDED_EVENTS
+from ari_app.ari import Client, LinkUp
+from ari_app.ari.client import NEEDED_EVENTS, Snapshot
 from ari_app.ari.errors import RequestFailed
 from ari_app.ari.websocket import WebSocketWire
 from ari_app.ari.wire import Link, Response, Wire
@@ -73,10 +74,46 @@ class Tapped:
                 await self._came.wait()
 
 
+class RealAsterisk:
+    """What can befall a real one."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+
+    async def dies(self) -> None:
+        self._signal(signal.SIGKILL)
+        await self._instance.wait_asterisk()
+
+    async def starts_again(self) -> None:
+        await self._instance.start_asterisk()
+
+    def freezes(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def thaws(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        process = self._instance._process
+        assert process is not None
+        os.kill(self._instance._asterisk_pid(process), number)
+
+
 class Line:
     """The exchange under test."""
 
-    def __init__(self, phones: Any, new_wire: Callable[[], Wire], at: str, spool: Path, *, agents_at: str = "") -> None:
+    def __init__(
+        self,
+        asterisk: Any,
+        phones: Any,
+        new_wire: Callable[[], Wire],
+        at: str,
+        spool: Path,
+        *,
+        agents_at: str = "",
+    ) -> None:
+        self.asterisk = asterisk
+        """`dies`, `starts_again`, `freezes`, `thaws`."""
         self.phones = phones
         self.at = at
         """Where callers dial: host:port."""
@@ -97,13 +134,45 @@ class Line:
         """The controller is gone."""
         await self._connection.aclose()
 
+    async def linked(self) -> Snapshot:
+        """What Asterisk held when the link came up."""
+        while not isinstance(change := await asyncio.wait_for(self.client.links.get(), 15), LinkUp):
+            pass
+        return change.snapshot
+
+    async def another_controller(self) -> Snapshot:
+        """This one goes and another comes; gives what it finds."""
+        await self.leave()
+        await asyncio.sleep(0.2)
+        await self.connect()
+        return await self.linked()
+
+    def another_wire(self) -> Wire:
+        return self._new_wire()
+
+    async def is_replaced(self) -> None:
+        """Wait until another client has taken the application. Raises ApplicationReplaced."""
+        try:
+            await asyncio.sleep(5)
+        except asyncio.CancelledError:
+            await self.leave()
+            raise
+
+    async def asks(self, uri: str, **query: str) -> tuple[int, Any]:
+        """GET, as Asterisk words its answer: status and JSON."""
+        response = await self.tap.request("GET", uri, query, None, blocking=False, timeout_s=5)
+        return response.status, json.loads(response.body)
+
     # What happens on the phones
 
     async def arrives(self, from_: str = "15400001234") -> tuple[Any, str]:
         """A caller dials the hotline; gives the caller's call and its channel's id."""
         caller = await self.phones.caller(from_).dials("12368", self.at)
-        arrival = await asyncio.wait_for(self.client.arrivals.get(), 5)
-        arrival.mailbox.close()
+        while True:
+            arrival = await asyncio.wait_for(self.client.arrivals.get(), 5)
+            arrival.mailbox.close()
+            if arrival.event.args == ("inbound",):  # and not an offer
+                break
         return caller, arrival.event.channel.id
 
     async def is_through(self, from_: str = "15400001234") -> tuple[Any, str]:
@@ -232,7 +301,7 @@ def _line(event: dict[str, Any]) -> str:
 @asynccontextmanager
 async def fake_line(spool: Path) -> AsyncIterator[Line]:
     async with FakeAsterisk(lengths_of(AUDIO), spool=spool) as asterisk:
-        line = Line(asterisk.phones, lambda: asterisk, "", spool)
+        line = Line(asterisk, asterisk.phones, asterisk.wire, "", spool)
         try:
             await line.connect()
             await line.client.links.get()
@@ -264,6 +333,7 @@ async def real_line(folder: Path) -> AsyncIterator[Line]:
         url, user, password = instance.ari_url, instance.ari_user, instance.ari_password
         async with Phones(callers_at, ear=ear) as phones:
             line = Line(
+                RealAsterisk(instance),
                 phones,
                 lambda: WebSocketWire(url, user, password, "sanling"),
                 f"{own}:5060",

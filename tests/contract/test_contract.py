@@ -4,14 +4,16 @@ Where the two differ the fake is wrong. Times are never compared, orders and out
 """
 
 import asyncio
+import json
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from ari_app.ari import LinkUp
-from ari_app.ari.errors import ServerError
+from ari_app.ari import LinkDown, LinkUp
+from ari_app.ari.errors import ApplicationReplaced, RequestTimeout, ServerError
 from ari_app.ari.model import instant
+from ari_app.ari.wire import Link
 from ari_app.testcall.phone import Refused, TooLate
 from tests.contract.line import AUDIO, HELLO, PAUSED, READY, Line, media, status
 
@@ -159,13 +161,63 @@ async def test_blocking_verbs_wait_for_the_prompt_and_hold_up_nobody_else(line: 
     assert not line.told("PlaybackFinished", play)
     assert not setting.done()
     await setting
-    assert line.told("PlaybackFinished", play)
+    await line.until("PlaybackFinished", play, within_s=0.5)
     assert (await line.client.channels.getChannelVar(channelId=id, variable="X")).value == "1"
 
 
 async def test_a_variable_that_is_not_set_is_not_found(line: Line) -> None:
     _, id = await line.is_through()
-    assert await status(line.client.channels.getChannelVar(channelId=id, variable="NOPE")) == 404
+    unset = {"message": "Provided variable was not found"}
+    assert await line.asks(f"channels/{id}/variable", variable="X") == (404, unset)
+    await line.client.channels.setChannelVar(channelId=id, variable="X", value="甲 b,c")
+    assert await line.asks(f"channels/{id}/variable", variable="X") == (200, {"value": "甲 b,c"})
+    await line.client.channels.setChannelVars(channelId=id, variables={"X": "", "Y": "1"})
+    assert await line.asks(f"channels/{id}/variable", variable="X") == (200, {"value": ""})
+    assert await line.asks(f"channels/{id}/variables", variables="X,Y") == (200, {"variables": {"X": "", "Y": "1"}})
+    assert await line.asks(f"channels/{id}/variables", variables="X,Z") == (404, unset)
+    assert await line.asks(f"channels/{id}/variable") == (400, {"message": "Variable name is required"})
+    gone = {"message": "Provided channel was not found"}
+    assert await line.asks("channels/nobody/variable", variable="X") == (404, gone)
+
+
+async def test_what_a_channel_keeps_is_there_for_the_next_controller(line: Line) -> None:
+    _, id = await line.is_through()
+    await line.client.channels.setChannelVar(channelId=id, variable="X", value="1")
+    await line.another_controller()
+    assert await line.asks(f"channels/{id}/variable", variable="X") == (200, {"value": "1"})
+
+
+async def test_how_far_a_playlist_has_come(line: Line) -> None:
+    _, id = await line.is_through()
+    name, next_name = f"{id}~list", f"{id}~play-2"
+    await line.client.channels.play(channelId=id, media=[media(PAUSED), media(READY)], playbackId=name)
+    await line.play(id, HELLO, 2)
+    await line.until("PlaybackStarted", name)
+    told = {"id": name, "target_uri": f"channel:{id}", "language": "zh", "state": "playing"}
+    first, second = {"media_uri": media(PAUSED), "next_media_uri": media(READY)}, {"media_uri": media(READY)}
+    assert await line.asks(f"playbacks/{name}") == (200, told | first)
+    assert (await line.asks(f"playbacks/{next_name}"))[1]["state"] == "queued"
+    await line.until("PlaybackStarted", name, times=2)
+    assert await line.asks(f"playbacks/{name}") == (200, told | second)
+    await line.another_controller()
+    assert await line.asks(f"playbacks/{name}") == (200, told | second)
+    await line.until("PlaybackFinished", name)
+    assert await line.asks(f"playbacks/{name}") == (404, {"message": "Playback not found"})
+
+
+async def test_how_far_a_playlist_in_a_bridge_has_come(line: Line) -> None:
+    _, _, id, _, bridge = await line.talks()
+    name = f"{id}~list"
+    await line.client.bridges.play(bridgeId=bridge, media=[media(PAUSED), media(READY)], playbackId=name)
+    await line.until("PlaybackStarted", name)
+    told = {"id": name, "target_uri": f"bridge:{bridge}", "language": "en", "state": "playing"}
+    first, second = {"media_uri": media(PAUSED), "next_media_uri": media(READY)}, {"media_uri": media(READY)}
+    assert await line.asks(f"playbacks/{name}") == (200, told | first)
+    await line.until("PlaybackStarted", name, times=2)
+    await line.another_controller()
+    assert await line.asks(f"playbacks/{name}") == (200, told | second)
+    await line.until("PlaybackFinished", name, state="done")
+    assert await line.asks(f"playbacks/{name}") == (404, {"message": "Playback not found"})
 
 
 # Keys
@@ -716,6 +768,20 @@ async def test_music_goes_on_in_a_bridge_and_drowns_what_is_said_there(line: Lin
     ]
 
 
+async def test_music_that_is_started_twice_goes_on(line: Line) -> None:
+    caller, id = await line.is_through()
+    await line.client.channels.startMoh(channelId=id, mohClass="sanling")
+    await caller.hears("hold-music")
+    await line.client.channels.startMoh(channelId=id, mohClass="sanling")
+    await asyncio.sleep(4)
+    await line.client.channels.stopMoh(channelId=id)
+    assert len(await caller.transcript(["hold-music"])) == 1
+    await asyncio.sleep(1)
+    heard = await caller.transcript(["hold-music"])
+    await asyncio.sleep(3)
+    assert await caller.transcript(["hold-music"]) == heard
+
+
 async def test_music_of_a_class_that_does_not_exist_is_not_refused(line: Line) -> None:
     _, id = await line.is_through()
     assert await status(line.client.channels.startMoh(channelId=id, mohClass="nowhere")) == 0
@@ -820,6 +886,146 @@ async def test_calls_outlive_the_controller_and_nothing_is_replayed(line: Line) 
     await caller.keys("2")
     await line.until("ChannelDtmfReceived", id)
     assert [event["digit"] for event in line.told("ChannelDtmfReceived", id)] == ["2"]
+
+
+async def test_bridges_and_playbacks_of_an_earlier_controller_are_heard_of(line: Line) -> None:
+    """A bridge belongs to the application while a channel of ours is in it; an empty one is found among all."""
+    _, _, id, offer, bridge = await line.talks()
+    empty = f"{id}~bridge-2"
+    await line.client.bridges.create(type="mixing,dtmf_events", bridgeId=empty, name="talk")
+    found = await line.another_controller()
+    assert list(found.application.bridge_ids) == [bridge]
+    assert {one.id: set(one.channels) for one in found.bridges} == {bridge: {id, offer}, empty: set()}
+    play = f"{id}~play-1"
+    await line.client.bridges.play(bridgeId=bridge, media=media(READY), playbackId=play)
+    await line.until("PlaybackFinished", play)
+    await line.client.bridges.addChannel(bridgeId=empty, channel=[id, offer])
+    await line.until("ChannelEnteredBridge", empty, times=2)
+    assert len(line.told("ChannelLeftBridge", bridge)) == 2
+    found = await line.another_controller()
+    assert list(found.application.bridge_ids) == [empty]
+    await line.client.bridges.destroy(bridgeId=bridge)
+    await line.client.bridges.destroy(bridgeId=empty)
+    await line.until("ChannelLeftBridge", offer)
+    assert not (await line.client.snapshot()).bridges
+
+
+async def test_a_second_controller_takes_the_application_from_the_first(line: Line) -> None:
+    _, id = await line.is_through()
+    wire = line.another_wire()
+    events: list[bytes] = []
+    links: asyncio.Queue[Link] = asyncio.Queue()
+    wire.attach(events.append, links.put_nowait)
+    running = asyncio.create_task(wire.run())
+    try:
+        with pytest.raises(ApplicationReplaced):
+            await line.is_replaced()
+        assert await asyncio.wait_for(links.get(), 5) is Link.UP
+        response = await wire.request("GET", "applications/sanling", {}, None, blocking=False, timeout_s=5)
+        assert json.loads(response.body)["channel_ids"] == [id]
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_look_up_that_ends_while_no_controller_is_connected_waits_for_one(line: Line) -> None:
+    caller, id = await line.is_through()
+    await line.play(id, PAUSED)
+    await line.client.channels.continueInDialplan(channelId=id, context="case-context", extension="s", priority=1)
+    await line.leave()
+    await caller.hears(PAUSED)
+    await asyncio.sleep(2)
+    await line.connect()
+    await line.linked()
+    await line.until("StasisStart", id)
+    assert line.told("StasisStart", id)[0]["args"] == ["context"]
+    await line.play(id, READY)
+    await caller.hears(READY)
+    assert not await caller.transcript(["fallback-sorry"])
+
+
+async def test_a_look_up_is_given_up_when_no_controller_comes(line: Line) -> None:
+    caller, id = await line.is_through()
+    await line.play(id, PAUSED)
+    await line.client.channels.continueInDialplan(channelId=id, context="case-context", extension="s", priority=1)
+    await line.leave()
+    said = await caller.hears(PAUSED)
+    sorry = await caller.hears("fallback-sorry")
+    assert sorry.at_s - said.until_s > 3.5
+
+
+# Asterisk itself
+
+
+async def test_asterisk_tells_of_itself(line: Line) -> None:
+    code, told = await line.asks("asterisk/info", only="status")
+    assert code == 200
+    assert set(told) == {"status"}
+    assert set(told["status"]) == {"startup_time", "last_reload_time"}
+    assert instant(told["status"]["startup_time"])
+    _, told = await line.asks("asterisk/info")
+    assert set(told) == {"build", "system", "config", "status"}
+    assert told["system"]["version"].startswith("22.")
+    _, told = await line.asks("asterisk/info", only="status,system")
+    assert set(told) == {"status", "system"}
+    code, told = await line.asks("asterisk/ping")
+    assert (code, told["ping"]) == (200, "pong")
+    assert set(told) == {"ping", "timestamp", "asterisk_id"}
+
+
+async def test_asterisk_dies_with_all_its_calls_and_the_phones_notice_nothing(line: Line) -> None:
+    caller, agent, id, offer, bridge = await line.talks()
+    await asyncio.sleep(2)  # a registration is written down within a second
+    await line.play(id, HELLO)
+    _, before = await line.asks("asterisk/info", only="status")
+    await line.asterisk.dies()
+    assert isinstance(await asyncio.wait_for(line.client.links.get(), 10), LinkDown)
+    story = line.story()
+    await line.asterisk.starts_again()
+    held = await line.linked()
+    _, after = await line.asks("asterisk/info", only="status")
+    assert after["status"]["startup_time"] > before["status"]["startup_time"]
+    assert (held.channels, held.bridges) == ((), ())
+    assert (held.application.channel_ids, held.application.bridge_ids) == ((), ())
+    assert await status(line.client.channels.get(channelId=id)) == 404
+    assert await status(line.client.bridges.get(bridgeId=bridge)) == 404
+    assert line.story() == story
+    assert (caller.state, agent.state) == ("talking", "talking")
+    agent.hang_up()
+    caller.hang_up()
+    await agent.ended()
+    await caller.ended()
+    assert not line.told("ChannelDestroyed", offer)
+    caller, again = await line.is_through()
+    await line.offer(again)
+    await agent.phone.rings()
+
+
+async def test_asterisk_stands_still_and_comes_back(line: Line) -> None:
+    """For less time than it takes the link to count as broken."""
+    caller, id = await line.is_through()
+    line.asterisk.freezes()
+    asking = line.tap.request("GET", f"channels/{id}", {}, None, blocking=False, timeout_s=0.5)
+    with pytest.raises(RequestTimeout):
+        await asking
+    await caller.keys("5")
+    assert not line.told("ChannelDtmfReceived", id)
+    line.asterisk.thaws()
+    await line.until("ChannelDtmfReceived", id)
+    assert (await line.asks(f"channels/{id}"))[0] == 200
+
+
+async def test_asterisk_stands_still_until_the_link_breaks(line: Line) -> None:
+    caller, id = await line.is_through()
+    line.asterisk.freezes()
+    assert isinstance(await asyncio.wait_for(line.client.links.get(), 10), LinkDown)
+    line.asterisk.thaws()
+    assert [channel.id for channel in (await line.linked()).channels] == [id]
+    await line.play(id, READY)
+    await caller.hears(READY)
+
+
+# Recordings
 
 
 async def test_every_call_leaves_a_recording(line: Line) -> None:

@@ -1,7 +1,7 @@
 """A fake Asterisk behind the ARI client's `Wire`: no socket, no process, in virtual time or real.
 
     async with FakeAsterisk(lengths=lengths_of(settings.prompts)) as asterisk:
-        client = Client(asterisk)                      # FakeAsterisk is the Wire
+        client = Client(asterisk.wire())               # each controller on a wire of its own
         caller = await asterisk.phones.caller("15400001234").dials("12368")
 
 It answers as Asterisk 22.10.1 does, with its statuses, texts and event orders, including what hurts:
@@ -10,6 +10,7 @@ It answers as Asterisk 22.10.1 does, with its statuses, texts and event orders, 
 - events overtake responses; nothing is replayed after a broken link; no link, no Stasis: the dialplan's fallback;
 - an inbound channel's ChannelDestroyed comes only if one is subscribed to it;
 - a channel that was created enters Stasis in its own time: asked to dial at once, it is not there yet (409);
+- when it dies, all it held is gone without a word, and the telephones notice nothing;
 - after a duplicate name, a lane answers 409 instead of 500 to every creation that fails.
 
 What is not modelled raises NotModelled, so that no test passes on a fiction.
@@ -22,8 +23,7 @@ import functools
 import json
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +31,7 @@ from typing import Any, Self
 from urllib.parse import unquote
 
 from ari_app.ari.errors import ApplicationReplaced, RequestTimeout, Unreachable
+from ari_app.ari.websocket import PING_EVERY_S, PONG_WITHIN_S
 from ari_app.ari.wire import Link, Response
 from tests.fake.exchange import NO_ANSWER, NORMAL_CLEARING, REFUSALS, Bridge, Channel, Exchange, Playback, prompt_of
 from tests.fake.phones import INVITE_TO_RING_S, FakePhone, FakePhones
@@ -44,6 +45,7 @@ HANGUP_REASONS = {
     "answered_elsewhere": 26,
 }  # fmt: skip
 CAUSE_OF_DELETE = 32
+ASTERISK_ID = "fa:ke:00:00:00:01"
 
 NOT_BEFORE_THE_ANSWER = ("answer", "continue", "hold", "moh", "mute", "play", "ring", "silence")
 """Verbs that a channel refuses while it is created or rings at the far end."""
@@ -177,19 +179,19 @@ class FakeAsterisk(Exchange):
         """Inbound calls with the length of their recording in seconds, once complete."""
         self.allowed: set[str] | None = None
         """The event filter; None: everything."""
-        self._under_way: deque[bytes] = deque()
+        self.alive = True
         self._calls = 0
         self._far_ends: dict[Channel, FakePhone] = {}
         """Which phone each created channel would ring."""
-        self._fast = _Lane()
-        self._idle_lanes = [_Lane()]
-        self._on_event: Callable[[bytes], None] | None = None
-        self._on_link: Callable[[Link], None] | None = None
-        self._linked = asyncio.Event()
+        self._started_s = 0.0
+        self._controller: FakeWire | None = None
+        """Whose events the application's are."""
+        self._first_wire: FakeWire | None = None
         self._link_allowed = asyncio.Event()
         self._link_allowed.set()
-        self._link_lost = asyncio.Event()
-        self._replaced = False
+        self._thawed = asyncio.Event()
+        self._thawed.set()
+        self._unanswered_pings: asyncio.TimerHandle | None = None
         self._troubles: list[tuple[str, re.Pattern[str], Response | float]] = []
 
     async def __aenter__(self) -> Self:
@@ -205,15 +207,60 @@ class FakeAsterisk(Exchange):
     def drop_link(self) -> None:
         """The controller's connection breaks and stays broken; channels, bridges, subscriptions stay."""
         self._link_allowed.clear()
-        self._link_lost.set()
+        if self._controller:
+            self._controller.breaks()
 
     def restore_link(self) -> None:
         self._link_allowed.set()
 
     def replace_application(self) -> None:
-        """Another client takes the application."""
-        self._replaced = True
-        self._link_lost.set()
+        """A client from elsewhere takes the application, and listens."""
+        if self._controller:
+            self._controller.breaks(Link.REPLACED)
+            self.app_listens = True
+
+    async def dies(self) -> None:
+        """At once and without an event: every channel, bridge, playback and subscription is gone, and the link down.
+
+        No BYE reaches anybody: a telephone in talk hears silence until it hangs up, one that rings goes on ringing.
+        Recordings stay as they were, without `.done`. Registrations stay (the real one loses those of the last second).
+        """
+        self.alive = self.app_listens = False
+        self.drop_link()
+        for channel in self.channels.values():
+            if channel.phone:
+                channel.phone.left_alone()
+        for held in (self.channels, self.bridges, self.playbacks, self.interest, self._far_ends):
+            held.clear()
+        await self.close()
+        self.thaws()
+
+    async def starts_again(self) -> None:
+        """After `dies`: empty, and another start by its own account. The link may come up."""
+        self.alive = True
+        self._started_s = max(self.now(), self._started_s + 0.001)
+        self.allowed = None
+        self.restore_link()
+
+    def freezes(self) -> None:
+        """Requests get no answer and events are held back; after some seconds the link counts as broken.
+
+        Sounds and timers of the calls that are there go on, unlike the real one's; new callers wait.
+        """
+        self._thawed.clear()
+        self._link_allowed.clear()
+        self._unanswered_pings = asyncio.get_running_loop().call_later(PING_EVERY_S + PONG_WITHIN_S, self.drop_link)
+
+    def thaws(self) -> None:
+        """What was asked meanwhile is done now, whether anybody still waits for it or not."""
+        if self._unanswered_pings:
+            self._unanswered_pings.cancel()
+            self._unanswered_pings = None
+            self._thawed.set()
+            if self.alive:
+                self._link_allowed.set()
+            if self._controller:
+                self._controller.deliver()
 
     def refuses_next(self, method: str, uri: str, status: int, message: str = "ordered by the test") -> None:
         """The next request of this method whose uri matches the pattern is answered so, and not done."""
@@ -227,51 +274,21 @@ class FakeAsterisk(Exchange):
         """Names of all channels, bridges and playbacks that are still there."""
         return sorted([*self.channels, *self.bridges, *self.playbacks])
 
-    # Wire
+    # Wires
+
+    def wire(self) -> FakeWire:
+        """A connection for one controller; its application is taken from whoever has it by then."""
+        return FakeWire(self)
 
     def attach(self, on_event: Callable[[bytes], None], on_link: Callable[[Link], None]) -> None:
-        self._on_event, self._on_link = on_event, on_link
+        """As a Wire itself, for the one controller of a test."""
+        self._first_wire = self.wire()
+        self._first_wire.attach(on_event, on_link)
 
     async def run(self) -> None:
-        if self._on_link is None:
+        if self._first_wire is None:
             raise AssertionError("attach() comes before run()")
-        try:
-            while True:
-                await self._link_allowed.wait()
-                self._link_lost.clear()
-                self.allowed = None
-                self._linked.set()
-                self.app_listens = True
-                self._on_link(Link.UP)
-                await self._link_lost.wait()
-                self._unlink()
-                if self._replaced:
-                    self.app_listens = True
-                    self._on_link(Link.REPLACED)
-                    raise ApplicationReplaced("another client registered the application")
-                self._on_link(Link.DOWN)
-        finally:
-            self._unlink()
-
-    def _unlink(self) -> None:
-        self._linked.clear()
-        self.app_listens = False
-
-    def tell(self, event: dict[str, Any]) -> None:
-        event |= {"asterisk_id": "fa:ke:00:00:00:01", "application": self.app}
-        if self.allowed is not None and event["type"] not in self.allowed:
-            return
-        if not self._linked.is_set() or self._on_event is None:
-            self.missed.append(event)
-            return
-        self.events.append(event)
-        self._under_way.append(json.dumps(event).encode())
-        asyncio.get_running_loop().call_later(self.events_late_s, self._deliver)
-
-    def _deliver(self) -> None:
-        frame = self._under_way.popleft()
-        if self._linked.is_set() and self._on_event:
-            self._on_event(frame)
+        await self._first_wire.run()
 
     async def request(
         self,
@@ -283,33 +300,52 @@ class FakeAsterisk(Exchange):
         blocking: bool,
         timeout_s: float,
     ) -> Response:
-        if not self._linked.is_set():
-            raise Unreachable("no link to Asterisk")
-        self.requests.append(Request(self.now(), method, uri, dict(query), body))
-        loop = asyncio.get_running_loop()
-        reply = loop.create_task(self._answer(method, uri, query, body, blocking), name=f"{method} {uri}")
-        lost = loop.create_task(self._link_lost.wait(), name="watching the link")
-        try:
-            await asyncio.wait((reply, lost), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            if reply.done():
-                return reply.result()
-            if lost.done():
-                raise Unreachable(f"the link broke during {method} {uri}")
-            raise RequestTimeout(f"no answer to {method} {uri} within {timeout_s} s")
-        finally:
-            lost.cancel()
-            self._let_go(reply)
+        if self._first_wire is None:
+            raise AssertionError("attach() comes before request()")
+        return await self._first_wire.request(method, uri, query, body, blocking=blocking, timeout_s=timeout_s)
 
-    def _let_go(self, reply: asyncio.Task[Response]) -> None:
-        """Asterisk goes on with what nobody waits for any more."""
-        if not reply.done():
-            self._tasks.add(reply)  # type: ignore[arg-type]
-            reply.add_done_callback(self._tasks.discard)
+    async def admits(self, wire: FakeWire) -> None:
+        """Wait until a wire may connect; then the application is its own."""
+        await self._link_allowed.wait()
+        if self._controller:
+            self._controller.breaks(Link.REPLACED)
+        self._controller = wire
+        self.allowed = None
+        self.app_listens = True
+
+    def lets_go(self, wire: FakeWire) -> None:
+        if self._controller is wire:
+            self._controller = None
+            self.app_listens = False
+
+    def tell(self, event: dict[str, Any]) -> None:
+        event |= {"asterisk_id": ASTERISK_ID, "application": self.app}
+        if self.allowed is not None and event["type"] not in self.allowed:
+            return
+        if self._controller is None:
+            self.missed.append(event)
+            return
+        self.events.append(event)
+        self._controller.sends(event, self.events_late_s)
+
+    @property
+    def frozen(self) -> bool:
+        return not self._thawed.is_set()
+
+    def asked(self, lane: _Lane, request: Request) -> asyncio.Task[Response]:
+        """Begin to answer. Asterisk goes on with it also when nobody waits any more."""
+        self.requests.append(request)
+        answering = self._answer(lane, request.method, request.uri, request.query, request.body)
+        reply = asyncio.get_running_loop().create_task(answering, name=f"{request.method} {request.uri}")
+        self._tasks.add(reply)
+        reply.add_done_callback(self._tasks.discard)
+        return reply
 
     async def _answer(
-        self, method: str, uri: str, query: Mapping[str, str], body: Mapping[str, Any] | None, blocking: bool
+        self, lane: _Lane, method: str, uri: str, query: Mapping[str, str], body: Mapping[str, Any] | None
     ) -> Response:
-        async with self._a_lane(blocking) as lane:
+        async with lane.lock:
+            await self._thawed.wait()
             await asyncio.sleep(self.latency_s / 2)
             for trouble in self._troubles:
                 if trouble[0] == method and trouble[1].search(uri):
@@ -324,18 +360,6 @@ class FakeAsterisk(Exchange):
                 response = refusal.response
             await asyncio.sleep(self.latency_s / 2)
             return response
-
-    @asynccontextmanager
-    async def _a_lane(self, blocking: bool) -> AsyncIterator[_Lane]:
-        if not blocking:
-            async with self._fast.lock:
-                yield self._fast
-            return
-        lane = self._idle_lanes.pop() if self._idle_lanes else _Lane()
-        try:
-            yield lane
-        finally:
-            self._idle_lanes.append(lane)
 
     # REST
 
@@ -356,6 +380,8 @@ class FakeAsterisk(Exchange):
                 return _json(200, self._channel(id).told())
             case "DELETE", ["channels", id]:
                 return self._hang_up_channel(self._channel(id), query)
+            case "GET", ["channels", id, ("variable" | "variables")] if id not in self.channels:
+                raise Refusal(404, "Provided channel was not found")
             case _, ["channels", id, *verb]:
                 return await self._channel_verb(method, self._channel(id), verb, query, body)
             case "GET", ["bridges"]:
@@ -385,10 +411,20 @@ class FakeAsterisk(Exchange):
                     raise Refusal(404, "Application not found")
                 return self._application_verb(method, verb, query, body)
             case "GET", ["asterisk", "ping"]:
-                return _json(200, {"asterisk_id": "fa:ke:00:00:00:01", "ping": "pong", "timestamp": self.timestamp()})
+                return _json(200, {"ping": "pong", "timestamp": self.timestamp(), "asterisk_id": ASTERISK_ID})
             case "GET", ["asterisk", "info"]:
-                return _json(200, {"system": {"version": "22.10.1", "entity_id": "fa:ke:00:00:00:01"}})
+                return _json(200, self._info(query.get("only")))
         raise NotModelled(f"{method} {uri}")
+
+    def _info(self, only: str | None) -> dict[str, Any]:
+        started = self.timestamp(self._started_s)
+        info = {
+            "build": {"os": "Linux", "kernel": "unknown", "machine": "unknown", "options": "", "date": "", "user": ""},
+            "system": {"version": "22.10.1", "entity_id": ASTERISK_ID},
+            "config": {"name": self.instance, "default_language": "en", "setid": {"user": "", "group": ""}},
+            "status": {"startup_time": started, "last_reload_time": started},
+        }
+        return info if only is None else {part: info[part] for part in info if part in only.split(",")}
 
     def _channel(self, id: str) -> Channel:
         if (channel := self.channels.get(id)) is None:
@@ -507,6 +543,10 @@ class FakeAsterisk(Exchange):
             "CALLERID(name)": channel.caller["name"],
             "UNIQUEID": channel.id,
         }
+        if names == [""]:
+            raise Refusal(400, "Variable name is required")
+        if any("(" in name and name not in known for name in names):
+            raise NotModelled(f"the dialplan's function {query[verb]}")
         if not all(name in known for name in names):
             raise Refusal(404, "Provided variable was not found")
         if verb == "variable":
@@ -679,6 +719,7 @@ class FakeAsterisk(Exchange):
 
     async def _inbound(self, channel: Channel) -> None:
         """The dialplan of the context `inbound`, and whatever follows."""
+        await self._thawed.wait()
         started = self.now()
         await asyncio.sleep(self.latency_s)
         await self._ring(channel, True)
@@ -692,7 +733,12 @@ class FakeAsterisk(Exchange):
                 await self._look_up(channel, *(channel.variables.get(name, "") for name in KEYED))
                 for name in KEYED:
                     channel.variables.pop(name, None)
-                if not await self.stasis(channel, ["context"]):
+                for tries in range(9):
+                    if tries:  # a controller that is being restarted is back soon
+                        await self._lasts(0.5, channel.hangup)
+                    if await self.stasis(channel, ["context"]):
+                        break
+                else:
                     channel.leaving = ("fallback", "s")
             elif context == "fallback":
                 await self._fall_back(channel)
@@ -704,6 +750,7 @@ class FakeAsterisk(Exchange):
 
     async def _feature(self, channel: Channel, code: str) -> None:
         """The dialplan of the context `agents`."""
+        await self._thawed.wait()
         await asyncio.sleep(self.latency_s)
         if not await self.stasis(channel, ["feature", code]):
             self.up(channel)
@@ -745,6 +792,7 @@ class FakeAsterisk(Exchange):
         heard = channel.ear.begin(prompt)
         waits = [asyncio.ensure_future(channel.hangup.wait())]
         if reads:
+            channel.digits = asyncio.Queue()  # what was pressed before is lost
             waits.append(asyncio.ensure_future(channel.digits.get()))  # type: ignore[arg-type]
         done, pending = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for wait in pending:
@@ -771,6 +819,87 @@ class FakeAsterisk(Exchange):
             with (folder / f"{channel.id}.raw").open("wb") as file:
                 file.truncate(int(seconds * 8000) * 4)
             (folder / f"{channel.id}.done").touch()
+
+
+class FakeWire:
+    """One controller's connection to a fake Asterisk. A `Wire`."""
+
+    def __init__(self, asterisk: FakeAsterisk) -> None:
+        self._asterisk = asterisk
+        self._fast = _Lane()
+        self._idle_lanes: list[_Lane] = []
+        self._under_way: deque[bytes] = deque()
+        self._on_event: Callable[[bytes], None] | None = None
+        self._on_link: Callable[[Link], None] | None = None
+        self._linked = False
+        self._end: asyncio.Future[Link] | None = None
+        """Of the present link: done when that breaks."""
+
+    def attach(self, on_event: Callable[[bytes], None], on_link: Callable[[Link], None]) -> None:
+        self._on_event, self._on_link = on_event, on_link
+
+    async def run(self) -> None:
+        if self._on_link is None:
+            raise AssertionError("attach() comes before run()")
+        while True:
+            await self._asterisk.admits(self)
+            self._end = asyncio.get_running_loop().create_future()
+            self._linked = True
+            try:
+                self._on_link(Link.UP)
+                end = await self._end
+            finally:
+                self.breaks()
+            self._on_link(end)
+            if end is Link.REPLACED:
+                raise ApplicationReplaced("another client registered the application")
+
+    def breaks(self, end: Link = Link.DOWN) -> None:
+        """The link ends here and now: no event and no answer comes any more."""
+        self._linked = False
+        self._under_way.clear()
+        self._fast, self._idle_lanes = _Lane(), []
+        self._asterisk.lets_go(self)
+        if self._end and not self._end.done():
+            self._end.set_result(end)
+
+    def sends(self, event: dict[str, Any], late_s: float) -> None:
+        self._under_way.append(json.dumps(event).encode())
+        asyncio.get_running_loop().call_later(late_s, self._deliver_one)
+
+    def _deliver_one(self) -> None:
+        if self._under_way and not self._asterisk.frozen and self._on_event:
+            self._on_event(self._under_way.popleft())
+
+    def deliver(self) -> None:
+        """Everything that was held back."""
+        while self._under_way:
+            self._deliver_one()
+
+    async def request(
+        self,
+        method: str,
+        uri: str,
+        query: Mapping[str, str],
+        body: Mapping[str, Any] | None,
+        *,
+        blocking: bool,
+        timeout_s: float,
+    ) -> Response:
+        if not self._linked or self._end is None:
+            raise Unreachable("no link to Asterisk")
+        asked = Request(self._asterisk.now(), method, uri, dict(query), body)
+        lane = self._fast if not blocking else self._idle_lanes.pop() if self._idle_lanes else _Lane()
+        reply = self._asterisk.asked(lane, asked)
+        end = self._end
+        await asyncio.wait((reply, end), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if end.done():
+            raise Unreachable(f"the link broke during {method} {uri}")
+        if not reply.done():
+            raise RequestTimeout(f"no answer to {method} {uri} within {timeout_s} s")
+        if blocking:
+            self._idle_lanes.append(lane)
+        return reply.result()
 
 
 async def _soon(do: Callable[[], None]) -> None:

@@ -59,6 +59,9 @@ class Phone(Protocol):
     def taken_back(self) -> None:
         """CANCEL came."""
 
+    def left_alone(self) -> None:
+        """Asterisk is dead: nothing comes any more, and nobody says so."""
+
 
 @dataclass(eq=False)
 class Playback:
@@ -74,7 +77,8 @@ class Playback:
         told = {"id": self.id, "media_uri": self.media[self.item]}
         if self.item + 1 < len(self.media):
             told["next_media_uri"] = self.media[self.item + 1]
-        return told | {"target_uri": self.target, "language": "en", "state": self.state}
+        language = "zh" if self.target.startswith("channel:") else "en"
+        return told | {"target_uri": self.target, "language": language, "state": self.state}
 
 
 @dataclass(eq=False)
@@ -99,7 +103,7 @@ class Bridge:
     def told(self) -> dict[str, Any]:
         return {
             "id": self.id,
-            "technology": "softmix" if self.playing else "simple_bridge",
+            "technology": "softmix",
             "bridge_type": "mixing",
             "bridge_class": "stasis",
             "creator": "Stasis",
@@ -158,7 +162,7 @@ class Channel:
             "accountcode": "",
             "dialplan": dict(self.dialplan),
             "creationtime": self.created,
-            "language": "en",
+            "language": "zh",
             "channelvars": {name: self.variables.get(name, "") for name in self._exchange.channelvars},
         }
 
@@ -230,7 +234,7 @@ class Exchange:
         self.app_listens = False
         """Whether the application is registered: without it `Stasis()` fails."""
         self._names = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     # To be connected by who uses it
 
@@ -242,8 +246,8 @@ class Exchange:
     def now(self) -> float:
         return asyncio.get_running_loop().time()
 
-    def timestamp(self) -> str:
-        moment = EPOCH + timedelta(seconds=self.now())
+    def timestamp(self, at_s: float | None = None) -> str:
+        moment = EPOCH + timedelta(seconds=self.now() if at_s is None else at_s)
         return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}+0000"
 
     def next_name(self) -> int:

@@ -128,14 +128,17 @@ class FakeCall:
 
     async def says(self, sound: Path | str | Any) -> None:
         """A file is heard as the prompt its name says; samples have their length and no name."""
-        if self.channel is None or self.answered_at is None:
+        if self.answered_at is None or self.ended_at is not None:
             raise TooLate(f"{self!r} is not up: nobody to talk to")
         if isinstance(sound, Path | str):
             stem = Path(sound).with_suffix("")
             name, seconds = stem.name, self._exchange.lengths(f"sound:{stem}") or 1.0
         else:
             name, seconds = "speech", len(sound) / RATE
-        await self._exchange.say(self.channel, name, seconds)
+        if self.channel is None:
+            await asyncio.sleep(seconds)
+        else:
+            await self._exchange.say(self.channel, name, seconds)
 
     # What it heard.
 
@@ -228,6 +231,10 @@ class FakeCall:
     def ended_by(self, by: str, sip_status: int) -> None:
         self._over("us" if by == "phone" else "them", sip_status)
 
+    def left_alone(self) -> None:
+        self.channel = None
+        self.ear.close()
+
     def taken_back(self) -> None:
         """The exchange hangs up a call that rings here."""
         self._final.put_nowait(0)
@@ -278,6 +285,8 @@ class FakePhone:
     async def dials(self, number: str, at: str = "", *, headers: Mapping[str, str] | None = None) -> FakeCall:
         call = FakeCall(self, incoming=False)
         self.calls.append(call)
+        if not self.phones.asterisk.alive:
+            return call
         channel = self.phones.asterisk.called(self, number, self.own_display)
         if channel is None:
             call._over("them", 404)
