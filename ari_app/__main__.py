@@ -9,15 +9,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import cast
 
 from prometheus_client import CollectorRegistry
 from sqlalchemy import select
 
+from ari_app import notify, store
 from ari_app import settings as house_rules
-from ari_app import store
 from ari_app.ari.client import Client
 from ari_app.ari.errors import (
     ApplicationReplaced,
@@ -49,6 +49,11 @@ from recordings.vault import Stored, Unstored, Vault
 log = logging.getLogger("sanling")
 
 SWEEP_EVERY_S = 0.5
+READY_WITHIN_S = 30.0
+"""Asked of the supervisor, again and again, while Asterisk is away."""
+STORED_WITHIN_S = 10.0
+"""Recordings that are not stored by then when the hotline is drained wait in the spool for the next start."""
+DATABASE_ANSWERS_WITHIN_S = 3.0
 SALVAGE_EVERY_S = 10.0
 """So often Asterisk is asked which calls it still has, to salvage recordings whose end nobody declared."""
 
@@ -74,17 +79,26 @@ def main() -> int:
 
 
 async def control(settings: Settings) -> None:
-    """Serves calls until SIGTERM or SIGINT. Raises SanlingError where something must be mended first."""
-    stopping = asyncio.Event()
+    """Serves calls until SIGTERM or SIGINT, which leave them to the next controller, or to the last one's end after
+    SIGUSR1. Raises SanlingError where something must be mended first.
+    """
+    stopping, draining = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, draining.set)
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, stopping.set)
+    notify.send(notify.status("starting"))
     with only_controller(settings):
         async with hotline(settings) as (house, vault, pending), asyncio.TaskGroup() as group:
+            reception = Reception(house)
+            await reception.open()
             tasks = [
                 group.create_task(house.client.run(), name="client"),
-                group.create_task(Reception(house).run(), name="reception"),
+                group.create_task(reception.run(), name="reception"),
                 group.create_task(keep_recordings(house, vault, pending), name="vault"),
                 group.create_task(house.metrics.measure_loop_lag(), name="lag"),
+                group.create_task(tell_supervisor(house, reception), name="supervisor"),
+                group.create_task(drain(draining, reception, pending, stopping.set), name="drain"),
             ]
             group.create_task(asyncio.to_thread(initials, "三铃"), name="pinyin")  # loaded before the first caller
             await stopping.wait()
@@ -93,16 +107,53 @@ async def control(settings: Settings) -> None:
                 task.cancel()
 
 
+async def tell_supervisor(house: Hotline, reception: Reception) -> None:
+    """That this event loop lives, that calls are served, and how many; of an Asterisk that is away, that it is waited
+    for. `READY` is repeated: a supervisor that was stopped meanwhile may have missed it.
+    """
+    while True:
+        ready = reception.ready.is_set()
+        if not house.linked.is_set():
+            lines = [notify.patience(READY_WITHIN_S), notify.status("waiting for Asterisk")]
+        else:
+            calls = len(reception.calls)
+            lines = [notify.status(f"{calls} call{'' if calls == 1 else 's'} in progress")]
+        notify.send(notify.ALIVE, *lines, *([notify.READY] if ready else []))
+        if ready:
+            await asyncio.sleep(notify.ALIVE_EVERY_S)
+        else:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(reception.ready.wait(), notify.ALIVE_EVERY_S)
+
+
+async def drain(asked: asyncio.Event, reception: Reception, pending: Pending, stop: Callable[[], None]) -> None:
+    """Once asked: no new calls; stops after the last one, when its recording is stored or has had its time."""
+    await asked.wait()
+    await reception.ready.wait()  # what an earlier controller left is to be served to the end as well
+    log.info("draining: no new calls, %d in progress", len(reception.calls))
+    await reception.drain()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(STORED_WITHIN_S):
+            await asyncio.sleep(2 * SWEEP_EVERY_S)
+            while pending.count:  # noqa: ASYNC110 - kept for the metrics, which do not wait
+                await asyncio.sleep(SWEEP_EVERY_S)
+    log.info("drained")
+    stop()
+
+
 @asynccontextmanager
 async def hotline(settings: Settings) -> AsyncIterator[tuple[Hotline, Vault, Pending]]:
     """All parts, open; closed in reverse."""
-    catalogue = Catalogue.load(settings.prompts)
-    engine = store.open_engine(settings.database)
+    catalogue = Catalogue.load_whatever_holds(settings.prompts)  # `sanling run` refuses; calls are in progress here
+    engine = store.open_engine(settings.database, answer_within_s=DATABASE_ANSWERS_WITHIN_S)
     store.check_version(engine)
     instance = Instance(settings)
     registry = CollectorRegistry()
     metrics = HotlineMetrics(registry)
-    ledger = Ledger(engine, timed=metrics.database_writing)
+    ledger = Ledger(
+        engine, timed=metrics.database_writing, journal=settings.journal_dir, journal_mb=settings.ledger.journal_mb
+    )
+    await ledger.open()
     desk = Desk(ledger, settings.queue, time.time, on_wrapped_up=metrics.handled)
     client = Client(
         WebSocketWire(instance.ari_url, instance.ari_user, instance.ari_password, "sanling"),
@@ -110,8 +161,6 @@ async def hotline(settings: Settings) -> AsyncIterator[tuple[Hotline, Vault, Pen
     )
     house = Hotline(settings, client, desk, ledger, catalogue, metrics, time.time, asyncio.Event())
     metrics.register_agents(await ledger.ask(lambda s: list(s.scalars(select(models.Agent.number)))))
-    await desk.open()
-    await ledger.close_calls_of_the_past(settings.instance, time.time())
     pending = Pending()
     metrics.watch(
         calls_in_progress=lambda: len(client.mailboxes),
@@ -122,7 +171,11 @@ async def hotline(settings: Settings) -> AsyncIterator[tuple[Hotline, Vault, Pen
     )
 
     def health() -> dict[str, bool]:
-        return {"ari": house.linked.is_set(), "database": ledger.waiting_rows == 0}
+        return {
+            "ari": house.linked.is_set(),
+            "database": ledger.waiting_rows == 0,
+            "prompts": not catalogue.lacking,
+        }
 
     vault = Vault(
         settings.spool_dir / "monitor",
@@ -132,11 +185,14 @@ async def hotline(settings: Settings) -> AsyncIterator[tuple[Hotline, Vault, Pen
         minimum_free_bytes=settings.recordings.minimum_free_mb * 1_000_000,
         listening_copies=settings.run_dir / "listening" if settings.recordings.listening_copies else None,
     )
+    exporter = Exporter(registry, settings.control_address, settings.metrics_port, health=health)
+    exporting = asyncio.create_task(exporter.run(), name="metrics")
     try:
-        with Exporter(registry, settings.control_address, settings.metrics_port, health=health):
-            async with vault:
-                yield house, vault, pending
+        async with vault:
+            yield house, vault, pending
     finally:
+        exporting.cancel()
+        await asyncio.wait([exporting])
         desk.close()
         await ledger.close()
         engine.dispose()

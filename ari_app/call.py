@@ -5,7 +5,9 @@ asks the SOP (``flow.sop.step``) and does what it says. There is no other state 
 task creates is named after the call, so its events find the way back and nothing outlives the call unnamed.
 
 A caller who hangs up is `Heard.HUNG_UP` (normal). Anything that breaks in here hands the caller to the dialplan's
-fallback (an apology and a callback), is counted and logged, and touches no other call.
+fallback (an apology and a callback), is counted and logged, and touches no other call. A call whose task is cancelled
+is left as it is, for the next controller to take up (``ari_app.adoption``): the names of what it made in Asterisk
+follow from its rows in the ledger.
 """
 
 from __future__ import annotations
@@ -34,11 +36,12 @@ from ari_app.ari.errors import (
 )
 from ari_app.ari.mailboxes import Mailbox
 from ari_app.desk import Desk, Reserved
-from ari_app.errors import StoreUnavailable
+from ari_app.errors import PromptAltered, StoreUnavailable
 from ari_app.flow.dispatch import minutes
 from ari_app.flow.identity import REQUIRED, Element, Role
 from ari_app.flow.keypad import AgentKeys, Keyed, Keypad
 from ari_app.flow.sop import (
+    ASKING,
     ELEMENTS,
     ENTRIES,
     IDENTIFYING,
@@ -53,16 +56,19 @@ from ari_app.flow.sop import (
     State,
     step,
 )
+from ari_app.flow.story import Story
 from ari_app.ledger import Ledger
 from ari_app.prompts import Catalogue
 from ari_app.settings import Settings
 from ari_app.store import models
-from metrics.hotline import HotlineMetrics
+from metrics.hotline import HotlineMetrics, QueueResult
 
 log = logging.getLogger("sanling.call")
 
 CONTEXT_WITHIN_S = 4.0
 """The AGI server answers or gives up within 2 s; the rest is for the way there and back."""
+ANSWER_SETTLES_S = 0.4
+"""From the answer to the first word: a line that has just been put through may swallow the first syllables."""
 SETTLES_S = 0.6
 """From joining to the first word: a phone may lose half a second when its stream turns from music to talk."""
 STOP_TRIES = 3
@@ -71,6 +77,10 @@ CONTEXT_TRIES = 5
 PLAYBACK_GRACE_S = 3.0
 """A playback that has not ended this long after its audio is taken as ended: Asterisk lost it."""
 CEILING_AGAIN_S = 3.0
+UNHEARD_S = 1.0
+"""The link was down for longer than this: keys may have been missed, and the question is asked again."""
+UNSTICKS = {"ring", "first-key", "next-key", "speech", "whisper", "context", "five"}
+"""Timers each of which gets a call on."""
 NOT_IN_STASIS = (400, 422)
 """What addChannel answers when the channel has gone: 400 if it was destroyed, 422 if it is on its way out."""
 RELINK_WITHIN_S = 30.0
@@ -107,6 +117,11 @@ ELEMENT_WORDS = {
     Element.FIRM: "律所", Element.NAME: "姓名", Element.LICENCE: "执业证号", Element.MOBILE: "手机号",
     Element.CASE: "案号",
 }  # fmt: skip
+KEYED_AS = {
+    Element.FIRM: "SANLING_KEYED_FIRM", Element.NAME: "SANLING_KEYED_NAME", Element.LICENCE: "SANLING_KEYED_LICENCE",
+    Element.MOBILE: "SANLING_KEYED_NUMBER", Element.CASE: "SANLING_KEYED_CASE",
+}  # fmt: skip
+"""The channel variable of each answer; those the look-up needs are read in dialplan/extensions.conf."""
 MILESTONE_WORDS = {"filed": "立案", "scheduled": "排期", "served": "送达", "heard": "开庭", "judged": "判决"}
 
 
@@ -115,9 +130,23 @@ WHISPERED_NEEDS: dict[Need | None, WhisperedNeed] = {
     Need.MILESTONE: "milestone", Need.MATERIAL: "material", Need.TIME: "time", Need.PRESSING: "pressing", None: "none",
 }  # fmt: skip
 
-Outcome = Literal["handled", "abandoned", "left_in_menu", "ceiling", "broken"]
+Outcome = Literal["handled", "abandoned", "left_in_menu", "ceiling", "lost", "broken"]
 SHORT_ABANDON_S = 5.0
 """Who hangs up so soon after joining the queue is not counted against the service level."""
+
+
+def offer_channel(call_id: str, n: int) -> str:
+    return f"{call_id}~offer-{n}"
+
+
+def talk_bridge(call_id: str, n: int) -> str:
+    """Of the talk that came of offer `n`."""
+    return f"{call_id}~bridge-{n}"
+
+
+def playback_name(call_id: str, row: int, k: int) -> str:
+    """Of the `k`-th thing that was said in step `row`."""
+    return f"{call_id}~play-{row}-{k}"
 
 
 @dataclass(frozen=True)
@@ -152,6 +181,10 @@ class Resync:
     """Channel id → state."""
     ours: frozenset[str]
     """Ids of those that are with us, not in the dialplan."""
+    at: float = 0.0
+    """Unix seconds; what was made since then may be missing."""
+    away_s: float = 0.0
+    """For how long the link was down; 0: it was not, this is the regular look."""
 
 
 @dataclass
@@ -202,12 +235,11 @@ class Call:
 
     def __post_init__(self) -> None:
         self.began = self.hotline.clock()
-        self.answered_at: float | None = None
-        self.waiting_since: float | None = None
-        self.waited_s = 0.0
+        self.story = Story(state_since=self.began)
+        self.booted = self.hotline.client.booted
+        """Which start of Asterisk's the call came in under: if there has been another, its line is lost."""
         self.talked_s = 0.0
-        self.closing_ended_at: float | None = None
-        self.hung_up_by: Literal["caller", "hotline"] = "caller"
+        self.hung_up_by: Literal["caller", "hotline", "line"] = "caller"
         self.outcome: Outcome | None = None
         self.served_by: str | None = None
         self.offer: Offer | None = None
@@ -217,52 +249,56 @@ class Call:
         self.bridge: str | None = None
         self.pad: Keypad | None = None
         self.agent_keys = AgentKeys({"5": Heard.DISCLAIMER_ASKED, "6": Heard.CLOSING_ASKED})
+        self.offers = self.checks = self.prompts_heard = 0
+        """How many of them there were: the next one's number."""
+        self.adopted = False
         self._reserved: str | None = None
+        self._deaf_until = 0.0
         self._held_since: float | None = None
         self._held_s = 0.0
-        self._offers = self._plays = self._rows = self._heard_rows = self._checks = 0
+        self._plays = 0
         self._timers: dict[str, tuple[int, asyncio.TimerHandle]] = {}
         self._dues = 0
         self._last_heard: Heard | None = None
         self._entered: tuple[Element, str] | None = None
         self._let_go: Offer | None = None
         self._parting: Offer | None = None
-        self._place: tuple[float, float] | None = None
-        self._last_before_end: State | None = None
-        self._at_ceiling = False
         self._late = 0
         self._afterwards: list[Heard] = []
 
     # ================================================================ the loop
 
     async def run(self) -> None:
-        """Serves the caller until the end; never raises for what happened to the call."""
+        """Serves the caller until the end; never raises for what happened to the call.
+
+        Cancelled, it leaves everything as it is.
+        """
         house = self.hotline
-        house.metrics.call_arrived()
-        house.metrics.case_context(self.context.status)
+        if not self.adopted:
+            house.metrics.call_arrived()
+            house.metrics.case_context(self.context.status)
         try:
-            await self._ring()
+            if not self.adopted:
+                await self._through(self._ring)
             while self.progress.state is not State.ENDED:
                 heard = await self._hear(await self.inbox.get())
                 if heard is not None:
-                    await self._take(heard)
+                    await self.take(heard)
         except asyncio.CancelledError:
-            self.outcome = "broken"
+            self._clear(*list(self._timers))
+            self.inbox.close()
             raise
         except Exception:
             log.exception("call %s: broken in %s", self.id, self.progress.state.name)
-            self.outcome = "broken"
+            self.outcome = "broken" if self.hotline.linked.is_set() else "lost"
             await self._apologise()
-        finally:
-            await self._close()
+        await self._close()
 
-    async def _take(self, heard: Heard) -> None:
-        """One step of the SOP: look up, write down, do."""
+    async def take(self, heard: Heard, at: float | None = None) -> None:
+        """One step of the SOP: look up, write down, do. `at`: when it was, if not now."""
+        at = self.hotline.clock() if at is None else at
         was = self.progress
         self.progress, actions = step(was, heard)
-        if self.progress.state is State.ENDED or heard is Heard.CEILING_REACHED:
-            self._last_before_end = self._last_before_end or was.state
-            self._at_ceiling = self._at_ceiling or (heard is Heard.CEILING_REACHED and bool(actions))
         if heard in ROLES:  # who the caller claims to be starts anew: what failed as another is not missing now
             self.answers.clear()
             self.missing = ()
@@ -273,8 +309,8 @@ class Call:
         self.hotline.ledger.write(
             models.Transition(
                 call_id=self.id,
-                n=self._rows,
-                at=self.hotline.clock(),
+                n=self.story.rows,
+                at=at,
                 state=was.state.name,
                 heard=heard.name,
                 next=self.progress.state.name,
@@ -282,19 +318,22 @@ class Call:
                 agent=self.offer.agent if self.offer else self._reserved,
             )
         )
-        self._rows += 1
+        self.story.note(at, was.state, heard, self.progress.state, actions)
+        self._plays = 0
         log.info("call %s: %s, %s → %s [%s]", self.id, was.state.name, heard.name, self.progress.state.name, names)
         if self.progress.state is not was.state:
-            self.pad = self._pad_of(self.progress.state)
+            self.pad = pad_of(self.progress.state)
             self._clear("first-key", "next-key", "five")
+        if Do.SAY_INTERRUPTED in actions:  # keys that come now belong to what was half keyed when we went
+            self._deaf_until = self.hotline.clock() + self.seconds(WORDS[Do.SAY_INTERRUPTED])
         await self._do_all(actions)
 
     async def _do_all(self, actions: tuple[Do, ...]) -> None:
         words: list[str] = []
         for do in actions:
-            if do in (Do.ASK, Do.LISTEN):
-                self.pad = self._pad_of(self.progress.state)
-            said = self._words(do)
+            if do in (Do.ASK, Do.LISTEN, Do.OFFER_OWN_NUMBER):
+                self.pad = pad_of(self.progress.state)
+            said = self.words(do)
             if said is not None:
                 words += said
                 continue
@@ -325,6 +364,8 @@ class Call:
     async def _hear(self, event: object) -> Heard | None:
         """What `event` means to the SOP, or None."""
         match event:
+            case Heard.HUNG_UP:
+                return self._gone()
             case Heard():
                 return event
             case Due(name, n):
@@ -335,8 +376,8 @@ class Call:
                     return Heard.AGENT_RESERVED
                 self._reserved = None
                 await self.hotline.desk.withdraw(self.id, agent)
-            case Resync(channels, ours):
-                return self._resync(channels, ours)
+            case Resync():
+                return self._resync(event)
             case events.ChannelDtmfReceived(digit=digit, channel=channel):
                 return await self._key(digit) if channel.id == self.id else self._agent_key(channel.id, digit)
             case events.PlaybackFinished(playback=playback):
@@ -344,7 +385,9 @@ class Call:
             case events.StasisStart(channel=channel, args=args) if channel.id == self.id:
                 return self._context_came(channel) if tuple(args[:1]) == ("context",) else None
             case events.StasisStart(channel=channel):
-                return self._agent_answered(channel.id)
+                await self._through(partial(self._dial, channel.id))
+            case events.ChannelStateChange(channel=channel) if channel.id != self.id and channel.state == "Up":
+                return self.agent_answered(channel.id)
             case events.StasisEnd(channel=channel) if channel.id == self.id:
                 return None if self.progress.state is State.FETCHING_CONTEXT else Heard.HUNG_UP
             case events.ChannelDestroyed(channel=channel, cause=cause):
@@ -355,23 +398,45 @@ class Call:
                 self._unhold()
         return None
 
-    def _resync(self, channels: Mapping[str, str], ours: frozenset[str]) -> Heard | None:
-        if self.id not in channels:
+    def _gone(self) -> Heard:
+        """The caller's channel is not there any more: hung up, or lost with the Asterisk it was in."""
+        if self.booted == self.hotline.client.booted:
             return Heard.HUNG_UP
-        if self.progress.state is State.FETCHING_CONTEXT and self.id in ours:  # it came back while nobody heard
+        self.hung_up_by = "line"
+        return Heard.LINE_LOST
+
+    def _resync(self, now: Resync) -> Heard | None:
+        if self.began >= now.at:
+            return None
+        if self.id not in now.channels:
+            return self._gone()
+        if self.progress.state is State.FETCHING_CONTEXT and self.id in now.ours and now.away_s:  # came back unheard
             return Heard.CONTEXT_FAILED
         offer = self.offer
-        if offer is not None and not offer.left:
-            if offer.channel not in channels:
+        if offer is not None and not offer.left and offer.at < now.at:
+            if offer.channel not in now.channels:
                 offer.left = True
                 return Heard.OFFER_LOST if offer.answered_at is None else self._agent_gone(offer.channel, 0)
-            if offer.answered_at is None and channels[offer.channel] == "Up":
-                return self._agent_answered(offer.channel)
-        return None
+            if now.channels[offer.channel] == "Down":  # its coming was missed, so it was never dialled
+                return Heard.OFFER_LOST
+            if offer.answered_at is None and now.channels[offer.channel] == "Up":
+                return self.agent_answered(offer.channel)
+        if now.away_s >= UNHEARD_S and self.progress.state in ASKING:
+            return Heard.RESUMED
+        return self._out_of_silence()
+
+    def _out_of_silence(self) -> Heard | None:
+        """What goes on if nothing else would: every state but a talk waits for something that has an end."""
+        if self.progress.state is State.TALKING or self._timers.keys() & UNSTICKS or len(self.inbox):
+            return None
+        if self.progress.state in QUEUED and self.music:
+            return None
+        log.error("call %s: nothing to wait for in %s; it goes on", self.id, self.progress.state.name)
+        return STUCK.get(self.progress.state, Heard.PROMPT_ENDED)
 
     async def _key(self, key: str) -> Heard | None:
         """A key of the caller's: typing over a prompt stops it."""
-        if self.pad is None:
+        if self.pad is None or self.hotline.clock() < self._deaf_until:
             return None
         self._clear("first-key", "next-key")
         if self.progress.state in QUESTIONS or key in self.pad.choices or key == "0":
@@ -382,16 +447,17 @@ class Call:
         if keyed is None:
             if self.pad.keys:
                 quick = min(2.0, self.hotline.settings.keypad.between_digits_s)
-                self._in("next-key", quick if self.pad.lone_zero else self.hotline.settings.keypad.between_digits_s)
+                self.within("next-key", quick if self.pad.lone_zero else self.hotline.settings.keypad.between_digits_s)
             return None
-        return self._keyed(keyed)
+        return await self._keyed(keyed)
 
-    def _keyed(self, keyed: Keyed) -> Heard:
+    async def _keyed(self, keyed: Keyed) -> Heard:
         state = self.progress.state
         if self.pad is not None and keyed is Keyed.CHOICE:
             return MENUS[state][self.pad.keys]
         if self.pad is not None and keyed is Keyed.ENTERED:
             self._entered = (ELEMENTS[state], self.pad.keys)
+            await self._through(self._keep_answer)  # before the step: whoever takes the call up there finds it
         return KEYED[keyed]
 
     def _agent_key(self, channel: str, key: str) -> Heard | None:
@@ -411,7 +477,7 @@ class Call:
     async def _playback_finished(self, playback: str, state: str) -> Heard | None:
         if self.whispered is not None and playback == self.whispered.playback:
             if state != "done":  # the agent is hanging up, or the playback broke
-                self._in("whisper", 0.3)
+                self.within("whisper", 0.3)
                 return None
             self._clear("whisper")
             self._heard_prompts(self.whispered, whole=True)
@@ -420,7 +486,7 @@ class Call:
         if self.speech is None or playback != self.speech.playback:
             return None
         if state != "done":  # comes before the hang-up that caused it: wait for that before going on
-            self._in("speech", 0.3)
+            self.within("speech", 0.3)
             return None
         return await self._speech_ended(whole=True)
 
@@ -432,7 +498,7 @@ class Call:
         while self._afterwards:
             self.inbox.put(self._afterwards.pop(0))
         if self.progress.state in QUESTIONS and self.pad is not None and not self.pad.keys:
-            self._in("first-key", self.hotline.settings.keypad.first_digit_s)
+            self.within("first-key", self.hotline.settings.keypad.first_digit_s)
         if self.bridge is None and self.progress.state not in QUEUED:
             await self._through(self._keep_silence)
         return Heard.PROMPT_ENDED
@@ -441,16 +507,16 @@ class Call:
         self._timers.pop(name, None)
         match name:
             case "first-key" | "next-key" if self.pad is not None:
-                return self._keyed(self.pad.quiet())
+                return await self._keyed(self.pad.quiet())
             case "speech":
                 return await self._speech_ended(whole=False)
             case "whisper":
                 return Heard.WHISPER_ENDED
             case "announce":
-                self._in("announce", self.hotline.settings.queue.announce_every_s)
+                self.within("announce", self.hotline.settings.queue.announce_every_s)
                 return Heard.ANNOUNCEMENT_DUE
             case "ceiling":
-                self._in("ceiling", CEILING_AGAIN_S)
+                self.within("ceiling", CEILING_AGAIN_S)
                 return Heard.CEILING_REACHED
             case "context":
                 await self._through(self._context_late)
@@ -459,9 +525,12 @@ class Call:
                 return self._unless_disclaiming(Heard.CEILING_NEAR)
         return DUE.get(name)
 
+    def remember_context(self, channel: events.Channel) -> None:
+        self.context = case_vars(channel)
+
     def _context_came(self, channel: events.Channel) -> Heard:
         self._clear("context")
-        self.context = case_vars(channel)
+        self.remember_context(channel)
         self.hotline.metrics.case_context(self.context.status)
         return Heard.CONTEXT_FAILED if self.context.status == "unavailable" else Heard.CONTEXT_CAME
 
@@ -471,12 +540,12 @@ class Call:
             await self.hotline.client.channels.get(channelId=self.id)
             self._late += 1
             if self._late < CONTEXT_TRIES:
-                self._in("context", CONTEXT_WITHIN_S)
+                self.within("context", CONTEXT_WITHIN_S)
             else:
                 self.inbox.put(Heard.CONTEXT_FAILED)
 
-    def _agent_answered(self, channel: str) -> Heard | None:
-        if self.offer is None or channel != self.offer.channel:
+    def agent_answered(self, channel: str) -> Heard | None:
+        if self.offer is None or channel != self.offer.channel or self.offer.answered_at is not None:
             return None
         self.offer.answered_at = self.hotline.clock()
         waited = self.offer.answered_at - self.offer.at
@@ -500,27 +569,30 @@ class Call:
         """The caller hears ringback; the answer is timed from here. SOP-1."""
         with self._gone_is_hung_up():
             await self.hotline.client.channels.ring(channelId=self.id)
-        self._in("ring", self.hotline.settings.answering.delay_s)
+        self.within("ring", self.hotline.settings.answering.delay_s)
 
     async def _answer(self) -> None:
         with self._gone_is_hung_up():
             await self.hotline.client.channels.answer(channelId=self.id)
-            self.answered_at = self.hotline.clock()
-            self.hotline.metrics.hotline_answered(self.answered_at - self.began)
+            if not self.adopted:
+                self.hotline.metrics.hotline_answered(self.hotline.clock() - self.began)
+            self.watch_ceiling()
+            await asyncio.sleep(ANSWER_SETTLES_S)
+
+    def watch_ceiling(self) -> None:
+        """The whole call has an end, counted from the answer."""
+        if self.story.answered_at is not None:
             ending = self.hotline.settings.ending
-            self._in("ceiling-near", ending.call_ceiling_s - ending.warn_before_ceiling_s)
-            self._in("ceiling", ending.call_ceiling_s)
+            left_s = self.story.answered_at + ending.call_ceiling_s - self.hotline.clock()
+            if left_s > ending.warn_before_ceiling_s:
+                self.within("ceiling-near", left_s - ending.warn_before_ceiling_s)
+            self.within("ceiling", left_s)
 
-    def _pad_of(self, state: State) -> Keypad | None:
-        if state in ENTRIES:
-            return Keypad(entry=ENTRIES[state])
-        return Keypad(frozenset(MENUS[state])) if state in MENUS else None
-
-    async def _offer_own_number(self) -> None:
+    def _own_number_offered(self) -> tuple[str, ...]:
         if cases.is_mobile(self.number):
-            await self._say(QUESTIONS[self.progress.state])
-        else:
-            self.inbox.put(Heard.NO_NUMBER_TO_OFFER)
+            return QUESTIONS[self.progress.state]
+        self.inbox.put(Heard.NO_NUMBER_TO_OFFER)
+        return ()
 
     async def _take_answer(self) -> None:
         if self._entered is not None:
@@ -530,18 +602,26 @@ class Call:
     async def _take_own_number(self) -> None:
         self.answers[Element.MOBILE] = self.number or ""
 
+    async def _keep_answer(self) -> None:
+        """On the channel, for whoever takes the call up: what was keyed is not written into the ledger."""
+        element, keys = self._entered or (Element.NAME, "")
+        with self._gone_is_hung_up():
+            await self.hotline.client.channels.setChannelVar(channelId=self.id, variable=KEYED_AS[element], value=keys)
+
     async def _check_identity(self) -> None:
         role, answers = self.progress.role, dict(self.answers)
         try:
             person, missing = await self.hotline.ledger.ask(lambda s: cases.check_identity(s, role, answers))
         except StoreUnavailable:
             log.error("call %s: identity cannot be checked, the database is away", self.id)
-            person, missing = None, REQUIRED[role]
+            self.missing = REQUIRED[role]
+            self.inbox.put(Heard.IDENTITY_UNAVAILABLE)
+            return
         self.person, self.missing = person, missing
         self.hotline.ledger.write(
             models.Identity(
                 call_id=self.id,
-                n=self._checks,
+                n=self.checks,
                 at=self.hotline.clock(),
                 role=role.value,
                 verified=person is not None,
@@ -550,17 +630,15 @@ class Call:
                 lawyer_id=person.lawyer_id if person else None,
             )
         )
-        self._checks += 1
+        self.checks += 1
         self.inbox.put(Heard.IDENTITY_PROVEN if person else Heard.IDENTITY_NOT_PROVEN)
 
     async def _fetch_context(self) -> None:
         """By AGI, with what was keyed: out to the dialplan and back."""
         channels = self.hotline.client.channels
-        keyed = {
-            "SANLING_KEYED_ROLE": self.progress.role.value,
-            "SANLING_KEYED_NUMBER": self.answers.get(Element.MOBILE, ""),
-            "SANLING_KEYED_CASE": self.answers.get(Element.CASE, ""),
-            "SANLING_KEYED_LICENCE": self.answers.get(Element.LICENCE, ""),
+        keyed = {"SANLING_KEYED_ROLE": self.progress.role.value} | {
+            KEYED_AS[element]: self.answers.get(element, "")
+            for element in (Element.MOBILE, Element.CASE, Element.LICENCE)
         }
         context, extension, priority = CONTEXT
         with self._gone_is_hung_up():
@@ -570,32 +648,31 @@ class Call:
             await channels.continueInDialplan(
                 channelId=self.id, context=context, extension=extension, priority=priority
             )
+        self.wait_for_context()
+
+    def wait_for_context(self) -> None:
+        """The call is in the dialplan and will come back with its context."""
         self._late = 0
-        self._in("context", CONTEXT_WITHIN_S)
+        self.within("context", CONTEXT_WITHIN_S)
 
     # ---------------------------------------------------------------- waiting
 
     async def _join_queue(self) -> None:
-        if self.waiting_since is None:
-            self.waiting_since = self.hotline.clock()
-            self.closing_ended_at = None
-            self._in("announce", self.hotline.settings.queue.announce_every_s)
-        self.hotline.desk.join(self.id, self.waiting_since, self.inbox)
+        """Takes a place, or the one that was left for an agent who was gone."""
+        since = self.story.waiting_since
+        if since is not None:
+            if "announce" not in self._timers:
+                self._announce_in_turn(since)
+            self.hotline.desk.join(self.id, since, self.inbox, offered=self.offer is not None)
 
-    async def _rejoin_queue(self) -> None:
-        """Back to the place that was left for an agent who was gone."""
-        if self.waiting_since is None and self._place is not None:
-            self.waiting_since, self.waited_s = self._place
-            self._in("announce", self.hotline.settings.queue.announce_every_s)
-        await self._join_queue()
+    def _announce_in_turn(self, since: float) -> None:
+        """Every so many seconds of waiting, whatever came between."""
+        every_s = self.hotline.settings.queue.announce_every_s
+        self.within("announce", every_s - (self.hotline.clock() - since) % every_s)
 
     async def _leave_queue(self) -> None:
         self.hotline.desk.leave(self.id)
         self._clear("announce")
-        if self.waiting_since is not None:
-            self._place = (self.waiting_since, self.waited_s)
-            self.waited_s += self.hotline.clock() - self.waiting_since
-            self.waiting_since = None
 
     async def _play_music(self) -> None:
         await self._destroy_bridge()
@@ -608,23 +685,39 @@ class Call:
         agent, self._reserved = self._reserved, None
         if agent is None:
             return
-        self._offers += 1
-        channel = f"{self.id}~offer-{self._offers}"
-        self.offer = Offer(self._offers, agent, channel, self.hotline.clock())
+        self.offers += 1
+        channel = offer_channel(self.id, self.offers)
+        self.offer = Offer(self.offers, agent, channel, self.hotline.clock())
         self.agent_keys = AgentKeys(self.agent_keys.codes)
         self._offer_event("offered")
+        channels = self.hotline.client.channels
         try:
-            await self.hotline.client.channels.originate(
+            # Not originate: what is originated, and answered while no controller is there, is hung up.
+            await channels.create(
                 channelId=channel,
                 endpoint=f"PJSIP/{agent}",
                 app=self.hotline.client.app,
-                appArgs=f"offer,{self.id},{self._offers}",
-                callerId=f'"{self._display()}" <{self.number or "anonymous"}>',
-                timeout=ceil(self.hotline.settings.queue.offer_timeout_s),
+                appArgs=f"offer,{self.id},{self.offers}",
+                variables={
+                    "CONNECTEDLINE(name)": self._display(),
+                    "CONNECTEDLINE(num)": self.number or "anonymous",
+                },
             )
         except (AllocationFailed, NotFound, Conflict):
             self.offer.left = True
             self.inbox.put(Heard.AGENT_UNREACHABLE)
+
+    async def _dial(self, channel: str) -> None:
+        """The offer's channel has come to us, and only now can it be dialled."""
+        offer = self.offer
+        if offer is not None and offer.channel == channel:
+            timeout_s = ceil(self.hotline.settings.queue.offer_timeout_s)
+            try:
+                await self.hotline.client.channels.dial(channelId=channel, timeout=timeout_s)
+            except (NotFound, Conflict) as error:
+                log.info("call %s: agent %s cannot be dialled: %s", self.id, offer.agent, error)
+                offer.left = isinstance(error, NotFound)
+                self.inbox.put(Heard.AGENT_UNREACHABLE)
 
     async def _cancel_offer(self) -> None:
         """The agent's phone stops ringing, or is let go; what becomes of the agent is the next action's."""
@@ -658,10 +751,13 @@ class Call:
     async def _whisper(self) -> None:
         if self.offer is None:
             return
-        need = WHISPERED_NEEDS[self.progress.need]
-        prompt = self.hotline.catalogue.whisper(self.progress.role.value, self.progress.verified, need)
+        prompt = self.whisper_prompt()
         self.whispered = await self._play((prompt,), "agent", self.offer.channel)
-        self._in("whisper", self._seconds((prompt,)) + PLAYBACK_GRACE_S)
+        self.within("whisper", self.seconds((prompt,)) + PLAYBACK_GRACE_S)
+
+    def whisper_prompt(self) -> str:
+        need = WHISPERED_NEEDS[self.progress.need]
+        return self.hotline.catalogue.whisper(self.progress.role.value, self.progress.verified, need)
 
     async def _join_agent(self) -> None:
         offer = self.offer
@@ -672,7 +768,7 @@ class Call:
         await self._stop_music()
         await self._stop_whisper()
         await self._destroy_bridge()  # of an earlier talk
-        bridge = f"{self.id}~bridge-{offer.n}"
+        bridge = talk_bridge(self.id, offer.n)
         with suppress(Conflict):  # made just before the link broke
             await client.bridges.create(bridgeId=bridge, type="mixing,dtmf_events", name=bridge)
         self.bridge = bridge
@@ -691,7 +787,7 @@ class Call:
         await self.hotline.desk.talks(self.id, offer.agent)
         self._offer_event("joined")
         self.hotline.metrics.offer_ended(offer.agent, "answered")
-        self.hotline.metrics.queue_left("answered", self.waited_s)
+        self.hotline.metrics.queue_left("answered", self.story.waited_s)
 
     async def _release_agent(self) -> None:
         """The agent goes to wrap-up; the caller, if still there, is alone again."""
@@ -700,7 +796,8 @@ class Call:
             self.offer = None
             self._unhold()
             held, self._held_s = self._held_s, 0.0
-            talked = self.hotline.clock() - (offer.joined_at or self.hotline.clock())
+            until = self.story.released_at or self.hotline.clock()
+            talked = until - (offer.joined_at or until)
             self.talked_s += talked
             await self.hotline.desk.wraps_up(self.id, offer.agent, talked - held, held)
         if self._parting is not None:
@@ -729,11 +826,11 @@ class Call:
 
     # ---------------------------------------------------------------- ending
 
-    async def _give_five_seconds(self) -> None:
-        self.closing_ended_at = self.hotline.clock()
-        self._in("five", self.hotline.settings.ending.leave_within_s)
+    async def give_five_seconds(self) -> None:
+        ended_at = self.story.closing_ended_at or self.hotline.clock()
+        self.within("five", ended_at + self.hotline.settings.ending.leave_within_s - self.hotline.clock())
 
-    async def _hang_up(self) -> None:
+    async def hang_up(self) -> None:
         self.hung_up_by = "hotline"
         with self._gone_is_hung_up(None):
             await self.hotline.client.channels.hangup(channelId=self.id)
@@ -765,10 +862,10 @@ class Call:
 
     def _write_ending(self) -> None:
         now = self.hotline.clock()
-        if self.waiting_since is not None:
-            self.waited_s += now - self.waiting_since
+        story = self.story
+        waited_s = story.waited_s + (now - story.waiting_since if story.waiting_since is not None else 0.0)
         outcome = self.outcome or self._outcome()
-        after_closing = now - self.closing_ended_at if self.closing_ended_at is not None else None
+        after_closing = now - story.closing_ended_at if story.closing_ended_at is not None else None
         metrics = self.hotline.metrics
         self.hotline.ledger.write(
             models.Ending(
@@ -777,47 +874,60 @@ class Call:
                 outcome=outcome,
                 hung_up_by=self.hung_up_by,
                 agent=self.served_by,
-                answered_after_s=self.answered_at - self.began if self.answered_at is not None else None,
-                wait_s=self.waited_s,
+                answered_after_s=story.answered_at - self.began if story.answered_at is not None else None,
+                wait_s=waited_s,
                 talk_s=self.talked_s,
                 after_closing_s=after_closing,
             )
         )
-        short = outcome == "abandoned" and self.waited_s < SHORT_ABANDON_S
-        if self.waited_s and (outcome == "abandoned" or outcome == "ceiling" or outcome == "broken"):
-            metrics.queue_left("short_abandon" if short else outcome, self.waited_s)
+        if outcome == "lost":
+            self._promise_a_callback(now)
+        short = outcome == "abandoned" and waited_s < SHORT_ABANDON_S
+        if waited_s and outcome in ("abandoned", "ceiling", "lost", "broken"):
+            metrics.queue_left("short_abandon" if short else cast(QueueResult, outcome), waited_s)
         metrics.identity(self.progress.role.value, self._identity_result())
         metrics.hung_up(self.hung_up_by, after_closing_s=after_closing)
         metrics.call_ended("short_abandon" if short else outcome)
         log.info(
             "call %s ended: %s, waited %.1f s, talked %.1f s, hung up by %s",
-            self.id, outcome, self.waited_s, self.talked_s, self.hung_up_by,
+            self.id, outcome, waited_s, self.talked_s, self.hung_up_by,
         )  # fmt: skip
 
+    def _promise_a_callback(self, now: float) -> None:
+        """Whom Asterisk's death cut off is called back, before all others."""
+        if self.number is not None:
+            self.hotline.ledger.write(models.Callback(id=self.id, at=now, number=self.number, reason="lost"))
+            self.hotline.metrics.callback_left()
+
     def _outcome(self) -> Outcome:
+        story = self.story
+        if story.lost and story.last_before_end not in (State.CLOSING, State.LEAVING, State.OVERTIME):
+            return "lost"
         if self.served_by is not None:
             return "handled"
-        if self._at_ceiling:
+        if story.at_ceiling:
             return "ceiling"
-        return "abandoned" if self.waiting_since is not None or self.waited_s else "left_in_menu"
+        return "abandoned" if story.waiting_since is not None or story.waited_s else "left_in_menu"
 
     def _identity_result(self) -> Literal["proven", "failed", "skipped", "left"]:
         if self.progress.verified:
             return "proven"
-        if self._last_before_end in IDENTIFYING:
+        if self.story.last_before_end in IDENTIFYING:
             return "left"
-        return "failed" if self._checks else "skipped"
+        return "failed" if self.checks else "skipped"
 
     # ================================================================ saying
 
-    def _words(self, do: Do) -> tuple[str, ...] | None:
+    def words(self, do: Do) -> tuple[str, ...] | None:
         """The prompts that `do` says, or None if it is not a matter of saying something."""
         if do in WORDS:
             return WORDS[do]
         catalogue = self.hotline.catalogue
         match do:
             case Do.ASK:
-                return QUESTIONS[self.progress.state]
+                return QUESTIONS.get(self.progress.state, ())
+            case Do.OFFER_OWN_NUMBER:
+                return self._own_number_offered()
             case Do.SAY_POSITION:
                 desk = self.hotline.desk
                 place = desk.position(self.id)
@@ -839,16 +949,20 @@ class Call:
         else:
             self.speech = await self._play(prompts, "caller", self.id)
         if self.speech is not None:
-            self._in("speech", self._seconds(self.speech.prompts) + PLAYBACK_GRACE_S)
+            self.within("speech", self.seconds(self.speech.prompts) + PLAYBACK_GRACE_S)
+        else:  # nothing to play: it goes on as if it had been said
+            self.within("speech", 0.0)
         if "closing" in prompts:
             self.hotline.metrics.closing_asked()
 
     async def _play(self, prompts: tuple[str, ...], side: str, channel: str | None) -> Speech | None:
+        playback = playback_name(self.id, self.story.rows - 1, self._plays)
         self._plays += 1
-        playback = f"{self.id}~play-{self._plays}"
-        media = [self.hotline.catalogue.media(prompt) for prompt in prompts]
+        media = self._media(prompts)
         client = self.hotline.client
         speech: Speech | None = None
+        if not media:
+            return None
         with self._gone_is_hung_up(None if side == "agent" else Heard.HUNG_UP):
             if channel is None:
                 await client.bridges.play(bridgeId=self.bridge or "", playbackId=playback, media=media)
@@ -856,6 +970,16 @@ class Call:
                 await client.channels.play(channelId=channel, playbackId=playback, media=media)
             speech = Speech(playback, prompts, side, self.hotline.clock())
         return speech
+
+    def _media(self, prompts: tuple[str, ...]) -> list[str]:
+        """What to play; a prompt whose audio is missing or not the approved one is left out."""
+        media = []
+        for prompt in prompts:
+            try:
+                media.append(self.hotline.catalogue.media(prompt))
+            except PromptAltered as error:
+                log.error("call %s goes without %s: %s", self.id, prompt, error)
+        return media
 
     async def _hush(self) -> None:
         """Stops what is being said; what was heard of it is written down."""
@@ -897,7 +1021,7 @@ class Call:
         """One row for each prompt that was begun."""
         at, now = speech.at, self.hotline.clock()
         for prompt in speech.prompts:
-            lasts = self._seconds((prompt,))
+            lasts = self.seconds((prompt,))
             played = lasts if whole else min(lasts, now - at)
             if played <= 0:
                 break
@@ -905,14 +1029,14 @@ class Call:
                 self.hotline.metrics.disclaimer_read()
             self.hotline.ledger.write(
                 models.PromptHeard(
-                    call_id=self.id, n=self._heard_rows, at=at, side=speech.side, prompt=prompt, seconds=played,
+                    call_id=self.id, n=self.prompts_heard, at=at, side=speech.side, prompt=prompt, seconds=played,
                     whole=played >= lasts,
                 )
             )  # fmt: skip
-            self._heard_rows += 1
+            self.prompts_heard += 1
             at += lasts
 
-    def _seconds(self, prompts: tuple[str, ...]) -> float:
+    def seconds(self, prompts: tuple[str, ...]) -> float:
         return sum(self.hotline.catalogue[prompt].seconds for prompt in prompts)
 
     # ================================================================ small things
@@ -959,7 +1083,7 @@ class Call:
             if heard is not None:
                 self.inbox.put(heard)
 
-    def _in(self, name: str, seconds: float) -> None:
+    def within(self, name: str, seconds: float) -> None:
         """`Due(name)` arrives after `seconds`, in place of an earlier one of that name."""
         self._clear(name)
         self._dues += 1
@@ -971,6 +1095,13 @@ class Call:
             _, timer = self._timers.pop(name, (0, None))
             if timer is not None:
                 timer.cancel()
+
+
+def pad_of(state: State) -> Keypad | None:
+    """What the caller may key in `state`."""
+    if state in ENTRIES:
+        return Keypad(entry=ENTRIES[state])
+    return Keypad(frozenset(MENUS[state])) if state in MENUS else None
 
 
 def case_vars(channel: events.Channel) -> CaseVars:
@@ -993,6 +1124,8 @@ WORDS: dict[Do, tuple[str, ...]] = {
     Do.SAY_PROVEN: ("identity-proven",),
     Do.SAY_RETRY: ("identity-retry",),
     Do.SAY_CANNOT_VERIFY: ("cannot-verify",),
+    Do.SAY_CHECK_UNAVAILABLE: ("check-unavailable",),
+    Do.SAY_INTERRUPTED: ("interrupted",),
     Do.SAY_TRANSFERRING: ("transferring",),
     Do.SAY_DISCLAIMER: ("disclaimer",),
     Do.SAY_CLOSING: ("closing",),
@@ -1001,6 +1134,17 @@ WORDS: dict[Do, tuple[str, ...]] = {
 }
 """What is said in so many words, to the letter. SCR-1."""
 
+STUCK = {
+    State.RINGING: Heard.RANG_ENOUGH,
+    State.OFFERING: Heard.OFFER_LOST,
+    State.WHISPERING: Heard.WHISPER_ENDED,
+    State.CHECKING: Heard.RESUMED,
+    State.FETCHING_CONTEXT: Heard.CONTEXT_FAILED,
+    State.LEAVING: Heard.FIVE_SECONDS_PASSED,
+    **{state: Heard.NO_ENTRY for state in ASKING},
+}
+"""What gets a call on from each state in which it waits for nothing."""
+
 DUE = {
     "ring": Heard.RANG_ENOUGH,
     "five": Heard.FIVE_SECONDS_PASSED,
@@ -1008,13 +1152,12 @@ DUE = {
 
 DOING: dict[Do, Callable[[Call], Awaitable[None]]] = {
     Do.ANSWER: Call._answer,
-    Do.OFFER_OWN_NUMBER: Call._offer_own_number,
     Do.TAKE_ANSWER: Call._take_answer,
     Do.TAKE_OWN_NUMBER: Call._take_own_number,
     Do.CHECK_IDENTITY: Call._check_identity,
     Do.FETCH_CONTEXT: Call._fetch_context,
     Do.JOIN_QUEUE: Call._join_queue,
-    Do.REJOIN_QUEUE: Call._rejoin_queue,
+    Do.REJOIN_QUEUE: Call._join_queue,
     Do.LEAVE_QUEUE: Call._leave_queue,
     Do.PLAY_MUSIC: Call._play_music,
     Do.RING_AGENT: Call._ring_agent,
@@ -1024,6 +1167,6 @@ DOING: dict[Do, Callable[[Call], Awaitable[None]]] = {
     Do.WHISPER: Call._whisper,
     Do.JOIN_AGENT: Call._join_agent,
     Do.RELEASE_AGENT: Call._release_agent,
-    Do.GIVE_FIVE_SECONDS: Call._give_five_seconds,
-    Do.HANG_UP: Call._hang_up,
+    Do.GIVE_FIVE_SECONDS: Call.give_five_seconds,
+    Do.HANG_UP: Call.hang_up,
 }

@@ -131,7 +131,7 @@ def check_identity(
         if verdict.proven is None:
             return None, verdict.missing
         lawyer = files[verdict.proven]
-        return Person(role, surname(lawyer.name), "lawyer", lawyer_id=lawyer.id), ()
+        return _as_person(lawyer), ()
     last5 = answers.get(Element.CASE) or ""
     parties = session.execute(
         select(Party, Case.serial_last5)
@@ -142,8 +142,20 @@ def check_identity(
     verdict = prove(role, answers, people)
     if verdict.proven is None:
         return None, verdict.missing
-    party = people[verdict.proven]
-    return Person(role, surname(party.name), "mr" if party.title == "先生" else "ms", party_id=party.id), ()
+    return _as_person(people[verdict.proven]), ()
+
+
+def person(session: Session, *, party_id: int | None, lawyer_id: int | None) -> Person | None:
+    """The party or lawyer with this id; None if there is no such one any more."""
+    found = session.get(Party, party_id) if party_id is not None else session.get(Lawyer, lawyer_id)
+    return _as_person(found) if found is not None else None
+
+
+def _as_person(found: Lawyer | Party) -> Person:
+    if isinstance(found, Lawyer):
+        return Person(Role.LAWYER, surname(found.name), "lawyer", lawyer_id=found.id)
+    title: Literal["mr", "ms"] = "mr" if found.title == "先生" else "ms"
+    return Person(Role.PARTY, surname(found.name), title, party_id=found.id)
 
 
 _DOUBLE_SURNAMES = (

@@ -1,4 +1,4 @@
-"""Whoever arrives from Asterisk: callers, agents' feature codes, and what an earlier run left behind."""
+"""Whoever arrives from Asterisk: callers, agents' feature codes, and what an earlier controller left behind."""
 
 from __future__ import annotations
 
@@ -6,37 +6,64 @@ import asyncio
 import logging
 from pathlib import Path
 
+from ari_app.adoption import take_up
 from ari_app.ari.client import Arrival, LinkUp, Snapshot
-from ari_app.ari.errors import AriError
-from ari_app.ari.mailboxes import owner_of
+from ari_app.ari.errors import AriError, RequestTimeout, Unreachable
+from ari_app.ari.mailboxes import Mailbox
 from ari_app.call import APOLOGY, Call, Hotline, Resync, case_vars
 from ari_app.cases import normalise_number
 from ari_app.errors import StoreUnavailable
 from ari_app.features import FeatureCall, agent_of
+from ari_app.ledger import Past, open_calls
 from ari_app.privacy import mask
+from ari_app.reconcile import NO_GHOSTS, Ghosts, ghosts
 from ari_app.store import models
 
 log = logging.getLogger("sanling.reception")
 
 CALLBACKS_EVERY_S = 10.0
+LOOK_EVERY_S = 10.0
+"""So often what Asterisk holds is compared with what we hold."""
 
 
 class Reception:
-    """Opens a task for each arrival, and keeps the calls informed of the link."""
+    """Opens a task for each arrival, takes up the calls of an earlier controller, and looks for ghosts."""
 
     def __init__(self, hotline: Hotline) -> None:
         self._hotline = hotline
         self.calls: dict[str, Call] = {}
+        self.ready = asyncio.Event()
+        """Set once every call of an earlier controller is taken up or closed."""
+        self._left_open: dict[str, tuple[Past, Mailbox]] = {}
+        self._draining = False
+        self._nobody_left = asyncio.Event()
         self._linked_before = False
+        self._away_since: float | None = None
+        self._ghosts = NO_GHOSTS
 
     async def run(self) -> None:
-        """Until cancelled. One call's task never takes another one down."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._watch_links(), name="links")
-            group.create_task(self._take_up_callbacks(), name="callbacks")
+        """Until cancelled; what is in progress then stays for the next controller. One call's task never takes another
+        one down. ``open()`` comes first.
+        """
+        async with asyncio.TaskGroup() as self._group:
+            self._group.create_task(self._watch_links(), name="links")
+            self._group.create_task(self._look_around(), name="ghosts")
+            self._group.create_task(self._take_up_callbacks(), name="callbacks")
             while True:
                 arrival = await self._hotline.client.arrivals.get()
-                group.create_task(self._receive(arrival), name=f"call {arrival.event.channel.id}")
+                self._group.create_task(self._receive(arrival), name=f"call {arrival.event.channel.id}")
+
+    async def drain(self) -> None:
+        """Takes no new calls; returns when none is left."""
+        self._draining = True
+        self._note_if_empty()
+        await self._nobody_left.wait()
+
+    def _note_if_empty(self) -> None:
+        if self._draining and not self.calls:
+            self._nobody_left.set()
+
+    # ------------------------------------------------------------ arrivals
 
     async def _receive(self, arrival: Arrival) -> None:
         try:
@@ -47,8 +74,9 @@ class Reception:
     async def _welcome(self, arrival: Arrival) -> None:
         channel, kind = arrival.event.channel, (*arrival.event.args, "")[0]
         house = self._hotline
+        await house.linked.wait()
         agent = agent_of(channel.name)
-        if kind == "inbound":
+        if kind == "inbound" and not self._draining and not getattr(house.ledger, "full", False):
             await self._take_call(arrival)
         elif kind == "feature" and agent is not None:
             await FeatureCall(
@@ -57,7 +85,8 @@ class Reception:
             ).run()  # fmt: skip
         else:
             arrival.mailbox.close()
-            await self._send_away(channel.id, channel.name)
+            log.warning("channel %s (%s) is not taken: sent away", channel.id, kind or "no kind")
+            await self._send_away(channel.id, a_caller=kind in ("inbound", "context"))
 
     async def _take_call(self, arrival: Arrival) -> None:
         channel = arrival.event.channel
@@ -73,53 +102,144 @@ class Reception:
                 at=call.began,
             )
         )
-        self.calls[channel.id] = call
+        await self._serve(call)
+
+    async def _serve(self, call: Call) -> None:
+        self.calls[call.id] = call
         try:
             await call.run()
         finally:
-            del self.calls[channel.id]
+            del self.calls[call.id]
+            self._note_if_empty()
+
+    # ------------------------------------------------------------ an earlier controller's calls
+
+    async def open(self) -> None:
+        """Reads what an earlier controller left, and opens a mailbox for each call of it. To be called before the
+        client runs: no event may come before. Raises StoreUnavailable.
+        """
+        house = self._hotline
+        left_open = await house.ledger.ask(lambda session: open_calls(session, house.settings.instance))
+        self._left_open = {past.call.id: (past, house.client.mailboxes.open(past.call.id)) for past in left_open}
+        await house.desk.open(self._left_open)
+
+    async def _adopt(self, now: Snapshot) -> None:
+        left_open = list(self._left_open.values())
+        for past, inbox in left_open:
+            try:
+                call = await take_up(self._hotline, past, inbox, now)
+            except (Unreachable, RequestTimeout):
+                log.warning("Asterisk went out of reach again; %d calls wait to be taken up", len(self._left_open))
+                return
+            except Exception:  # this one cannot be followed; its caller is apologised to, the others go on
+                log.exception("call %s cannot be taken up", past.call.id)
+                await self._give_up(past, inbox)
+            else:
+                self.calls[call.id] = call
+                self._hotline.metrics.call_adopted()
+                self._group.create_task(self._serve(call), name=f"call {call.id}")
+            del self._left_open[past.call.id]
+        self._hotline.desk.all_are_back()
+        if left_open:
+            log.info("%d calls of an earlier controller are taken up", len(left_open))
+        self.ready.set()
+
+    async def _give_up(self, past: Past, inbox: Mailbox) -> None:
+        house = self._hotline
+        inbox.close()
+        await self._send_away(past.call.id, a_caller=True)
+        await house.desk.forget(past.call.id)
+        house.ledger.write(
+            models.Ending(
+                call_id=past.call.id, at=house.clock(), outcome="broken", hung_up_by="hotline", agent=None,
+                answered_after_s=None, wait_s=0.0, talk_s=0.0, after_closing_s=None,
+            )
+        )  # fmt: skip
+        house.metrics.call_ended("broken")
 
     # ------------------------------------------------------------ the link
 
     async def _watch_links(self) -> None:
+        house = self._hotline
         while True:
-            news = await self._hotline.client.links.get()
+            news = await house.client.links.get()
             if not isinstance(news, LinkUp):
                 log.warning("Asterisk is out of reach")
-                self._hotline.linked.clear()
-                self._hotline.metrics.ari_up(False)
+                self._away_since = house.clock()
+                house.linked.clear()
+                house.metrics.ari_up(False)
                 continue
-            self._hotline.linked.set()
-            self._hotline.metrics.ari_up(True)
+            away_since, self._away_since = self._away_since, None
+            if not self.ready.is_set():
+                await self._adopt(news.snapshot)
+            house.linked.set()
+            house.metrics.ari_up(True)
             if self._linked_before:
-                self._hotline.metrics.ari_reconnected()
+                house.metrics.ari_reconnected()
             self._linked_before = True
             log.info("linked to Asterisk, %d channels there", len(news.snapshot.channels))
-            await self._reconcile(news.snapshot)
+            if away_since is not None:
+                self._tell(news.snapshot, at=away_since, away_s=house.clock() - away_since)
+            await self._end(ghosts(news.snapshot, self._owners()))
 
-    async def _reconcile(self, snapshot: Snapshot) -> None:
-        """Calls learn what they missed; whoever belongs to no call of ours is not left in silence."""
-        channels = {channel.id: channel.state for channel in snapshot.channels}
+    def _owners(self) -> set[str]:
+        return {owner for mailbox in self._hotline.client.mailboxes for owner in (mailbox.owner, *mailbox.aliases)}
+
+    def _tell(self, now: Snapshot, *, at: float, away_s: float = 0.0) -> None:
+        """Each call learns what Asterisk has of it; what was made after `at` (Unix seconds) is not judged."""
+        channels = {channel.id: channel.state for channel in now.channels}
+        ours = frozenset(now.application.channel_ids)
         for call in list(self.calls.values()):
-            call.inbox.put(Resync(channels, frozenset(snapshot.application.channel_ids)))
-        names = {channel.id: channel.name for channel in snapshot.channels}
-        for channel_id in snapshot.application.channel_ids:
-            if self._hotline.client.mailboxes.find(owner_of(channel_id)) is None:
-                await self._send_away(channel_id, names.get(channel_id, ""))
-        for bridge_id in snapshot.application.bridge_ids:
-            if owner_of(bridge_id) not in self.calls:
-                try:
-                    await self._hotline.client.bridges.destroy(bridgeId=bridge_id)
-                except AriError as error:
-                    log.info("bridge %s was gone: %s", bridge_id, error)
+            call.inbox.put(Resync(channels, ours, at, away_s))
 
-    async def _send_away(self, channel_id: str, name: str) -> None:
+    async def _look_around(self) -> None:
+        """The reaper: nobody is left in silence, nothing is held for a call that is over."""
+        house = self._hotline
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if not (house.linked.is_set() and self.ready.is_set()):
+                continue
+            try:
+                await self._look()
+            except (AriError, StoreUnavailable) as error:
+                log.info("no look around: %s", error)
+
+    async def _look(self) -> None:
+        house = self._hotline
+        at = house.clock()
+        now = await house.client.snapshot()
+        self._tell(now, at=at)
+        found = ghosts(now, self._owners())
+        await self._end(found.both(self._ghosts))
+        self._ghosts = found
+        for agent in await house.desk.free_the_forgotten(self.calls):
+            log.warning("agent %s was held for a call that is over: free", agent)
+            house.metrics.ghost_found("agent")
+
+    async def _end(self, found: Ghosts) -> None:
         """A caller nobody serves hears the apology and may leave a number; an agent's phone is hung up."""
+        metrics = self._hotline.metrics
+        for caller in found.callers:
+            log.warning("caller's channel %s belongs to no call: sent to the fallback", caller)
+            metrics.ghost_found("caller")
+            await self._send_away(caller, a_caller=True)
+        for leg in found.legs:
+            log.warning("channel %s belongs to no call: hung up", leg)
+            metrics.ghost_found("leg")
+            await self._send_away(leg, a_caller=False)
+        for bridge in found.bridges:
+            log.warning("bridge %s belongs to no call: taken down", bridge)
+            metrics.ghost_found("bridge")
+            try:
+                await self._hotline.client.bridges.destroy(bridgeId=bridge)
+            except AriError as error:
+                log.info("bridge %s was gone: %s", bridge, error)
+
+    async def _send_away(self, channel_id: str, *, a_caller: bool) -> None:
         channels = self._hotline.client.channels
         context, extension, priority = APOLOGY
-        log.warning("channel %s belongs to no call: sent away", channel_id)
         try:
-            if owner_of(channel_id) == channel_id and agent_of(name) is None:
+            if a_caller:
                 await channels.continueInDialplan(
                     channelId=channel_id, context=context, extension=extension, priority=priority
                 )

@@ -48,7 +48,9 @@ AFTER_CLOSING_EDGES_S: Final = (0.5, 1.0, 2.0, 3.0, 4.0, 4.7, 5.0, 5.3, 6.0, 10.
 """Five seconds, and the ± 0.3 s that the hotline holds to (SOP-6)."""
 LATENCY_EDGES_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
-CallOutcome = Literal["handled", "abandoned", "short_abandon", "left_in_menu", "fallback", "ceiling", "broken"]
+CallOutcome = Literal[
+    "handled", "abandoned", "short_abandon", "left_in_menu", "fallback", "ceiling", "lost", "broken"
+]  # fmt: skip
 """How a call ended, one value a call.
 
 handled        an agent talked with the caller
@@ -57,6 +59,7 @@ short_abandon  the caller gave up within the first seconds of waiting; not held 
 left_in_menu   the caller hung up before joining the queue
 fallback       the dialplan spoke to the caller because the controller could not
 ceiling        the call reached its longest allowed duration
+lost           Asterisk died under it; the caller is called back first
 broken         something failed inside the hotline; always worth an alarm
 """
 OfferOutcome = Literal["answered", "refused", "busy", "no_answer", "unreachable", "caller_left", "broken"]
@@ -70,9 +73,12 @@ IdentityResult = Literal["proven", "failed", "skipped", "left"]
 """skipped: the caller asked for a person instead. left: the caller hung up while being identified."""
 ContextStatus = Literal["ok", "none", "unavailable"]
 """What the case look-up said before the call reached the controller; the dialplan's SANLING_CONTEXT."""
-QueueResult = Literal["answered", "abandoned", "short_abandon", "ceiling", "broken"]
+QueueResult = Literal["answered", "abandoned", "short_abandon", "ceiling", "lost", "broken"]
 AgentState = Literal["idle", "offered", "talking", "wrap_up", "paused", "signed_out"]
-HungUpBy = Literal["caller", "agent", "hotline"]
+HungUpBy = Literal["caller", "agent", "hotline", "line"]
+"""line: nobody did, Asterisk died."""
+GhostKind = Literal["caller", "leg", "bridge", "agent"]
+"""What was found without a call: a caller's channel, an agent's, a bridge, or an agent held for nobody."""
 Store = Literal["local", "second"]
 RecordingStage = Literal["capture", "local", "second"]
 """Where a recording failed: capture is turning the spooled file into a finished one."""
@@ -88,6 +94,7 @@ IDENTITY_RESULTS: Final[tuple[IdentityResult, ...]] = get_args(IdentityResult)
 CONTEXT_STATUSES: Final[tuple[ContextStatus, ...]] = get_args(ContextStatus)
 QUEUE_RESULTS: Final[tuple[QueueResult, ...]] = get_args(QueueResult)
 AGENT_STATES: Final[tuple[AgentState, ...]] = get_args(AgentState)
+GHOST_KINDS: Final[tuple[GhostKind, ...]] = get_args(GhostKind)
 HUNG_UP_BY: Final[tuple[HungUpBy, ...]] = get_args(HungUpBy)
 STORES: Final[tuple[Store, ...]] = get_args(Store)
 RECORDING_STAGES: Final[tuple[RecordingStage, ...]] = get_args(RecordingStage)
@@ -164,6 +171,8 @@ class HotlineMetrics:
         self._recording_failures = counter("recordings_failed", "Failed attempts to keep a recording.", "stage")
         self._callbacks = counter("callbacks_left", "Callers who left a number for a callback.")
 
+        self._adopted = counter("calls_adopted", "Calls of an earlier controller that were taken up.")
+        self._ghosts = counter("ghosts", "Channels, bridges and agents found without a call, and ended.", "kind")
         self._ari_up = gauge("ari_up", "1 while the controller hears Asterisk's events.")
         self._ari_reconnects = counter("ari_reconnects", "Times the link to Asterisk came back.")
         self._ari_request = histogram(
@@ -254,6 +263,14 @@ class HotlineMetrics:
 
     def callback_left(self) -> None:
         self._callbacks.inc()
+
+    def call_adopted(self) -> None:
+        """A call of an earlier controller was taken up."""
+        self._adopted.inc()
+
+    def ghost_found(self, kind: GhostKind) -> None:
+        """Something in Asterisk or at the desk belonged to no call, and was ended."""
+        self._ghosts.labels(_listed(kind, GHOST_KINDS)).inc()
 
     # -- agents -------------------------------------------------------------------------------------------
 
@@ -350,6 +367,8 @@ class HotlineMetrics:
             self._ari_request.labels(lane)
         for kind in ARI_FAILURES:
             self._ari_failures.labels(kind)
+        for ghost in GHOST_KINDS:
+            self._ghosts.labels(ghost)
 
     def _begin_agent_at_zero(self, agent: str) -> None:
         self._agent_answer.labels(agent)

@@ -102,6 +102,8 @@ class Snapshot:
     channels: tuple[Channel, ...]
     """Every channel of this Asterisk, ours or not."""
     bridges: tuple[Bridge, ...]
+    booted: str = ""
+    """When this Asterisk was started, in its own words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,8 @@ class Client(Verbs):
         self.mailboxes = Mailboxes(mailbox_capacity)
         self.arrivals: asyncio.Queue[Arrival] = asyncio.Queue()
         self.links: asyncio.Queue[LinkUp | LinkDown] = asyncio.Queue()
+        self.booted = ""
+        """When this Asterisk was started, in its words; "" until it was asked. Another value: all it held is gone."""
         self.linked = False
         """Whether the link carries events at this moment."""
         self.unread = 0
@@ -219,7 +223,8 @@ class Client(Verbs):
         application = await self.applications.get(applicationName=self.app)
         channels = await self.channels.list()
         bridges = await self.bridges.list()
-        return Snapshot(application, channels, bridges)
+        self.booted = (await self.asterisk.getInfo(only="status")).status.startup_time
+        return Snapshot(application, channels, bridges, self.booted)
 
     # --- requests ---------------------------------------------------------------------------------------------------
 

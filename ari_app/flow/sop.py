@@ -74,6 +74,7 @@ class Heard(Enum):
     IDENTITY_PROVEN = "核身通过"
     IDENTITY_NOT_PROVEN = "核身未通过"
     IDENTITY_GIVEN_UP = "三轮核身未通过"
+    IDENTITY_UNAVAILABLE = "核身系统不可用"
     CONTEXT_CAME = "案件已调取"
     CONTEXT_FAILED = "案件调取失败"
     SAID_MILESTONE = "需求：节点"
@@ -97,6 +98,9 @@ class Heard(Enum):
     CEILING_NEAR = "离通话上限一分钟"
     CEILING_REACHED = "到通话上限"
     HUNG_UP = "来电人挂机"
+    LINE_LOST = "线路中断"
+    RESUMED = "控制程序恢复"
+    JOIN_CUT = "接通时中断"
 
 
 class Do(Enum):
@@ -116,6 +120,8 @@ class Do(Enum):
     SAY_PROVEN = "提示核身通过"
     SAY_RETRY = "提示重新核对"
     SAY_CANNOT_VERIFY = "提示未能核实"
+    SAY_CHECK_UNAVAILABLE = "提示暂时无法核对"
+    SAY_INTERRUPTED = "为中断致歉"
     SAY_TRANSFERRING = "提示正在转接"
     JOIN_QUEUE = "进入队列"
     LEAVE_QUEUE = "离开队列"
@@ -255,6 +261,7 @@ SOP: dict[tuple[State, Heard], Row] = {
     (State.CHECKING, Heard.IDENTITY_PROVEN): (State.FETCHING_CONTEXT, (Do.FETCH_CONTEXT,)),
     (State.CHECKING, Heard.IDENTITY_NOT_PROVEN): (State.ASKING_ROLE, (Do.SAY_RETRY, Do.ASK)),
     (State.CHECKING, Heard.IDENTITY_GIVEN_UP): UNVERIFIED,
+    (State.CHECKING, Heard.IDENTITY_UNAVAILABLE): (State.ASKING_NEED, (Do.SAY_CHECK_UNAVAILABLE, Do.ASK)),
     (State.FETCHING_CONTEXT, Heard.CONTEXT_CAME): (State.ASKING_NEED, (Do.SAY_PROVEN, Do.ASK)),
     (State.FETCHING_CONTEXT, Heard.CONTEXT_FAILED): (State.ASKING_NEED, (Do.SAY_PROVEN, Do.ASK)),
     # 7. The need, as one of four kinds. SOP-3
@@ -320,12 +327,34 @@ SOP: dict[tuple[State, Heard], Row] = {
     (State.TALKING, Heard.CEILING_REACHED): (State.OVERTIME, (Do.RELEASE_AGENT, Do.SAY_CLOSING)),
     (State.OVERTIME, Heard.PROMPT_ENDED): (State.OVERTIME, (Do.GIVE_FIVE_SECONDS,)),
     (State.OVERTIME, Heard.FIVE_SECONDS_PASSED): (State.ENDED, (Do.HANG_UP,)),
-    # 14. At any time: the caller hangs up
-    **{(state, Heard.HUNG_UP): (State.ENDED, ()) for state in ANYWHERE},
-    (State.WAITING, Heard.HUNG_UP): (State.ENDED, (Do.LEAVE_QUEUE,)),
-    (State.OFFERING, Heard.HUNG_UP): (State.ENDED, (Do.CANCEL_OFFER, Do.FREE_AGENT, Do.LEAVE_QUEUE)),
-    (State.WHISPERING, Heard.HUNG_UP): (State.ENDED, (Do.CANCEL_OFFER, Do.FREE_AGENT, Do.LEAVE_QUEUE)),
-    (State.TALKING, Heard.HUNG_UP): (State.ENDED, (Do.RELEASE_AGENT,)),
+    # 14. At any time: the caller hangs up, or the line is lost (Asterisk died; the caller is called back)
+    **{
+        (state, gone): to
+        for gone in (Heard.HUNG_UP, Heard.LINE_LOST)
+        for state, to in {
+            **dict.fromkeys(ANYWHERE, (State.ENDED, ())),
+            State.WAITING: (State.ENDED, (Do.LEAVE_QUEUE,)),
+            State.OFFERING: (State.ENDED, (Do.CANCEL_OFFER, Do.FREE_AGENT, Do.LEAVE_QUEUE)),
+            State.WHISPERING: (State.ENDED, (Do.CANCEL_OFFER, Do.FREE_AGENT, Do.LEAVE_QUEUE)),
+            State.TALKING: (State.ENDED, (Do.RELEASE_AGENT,)),
+        }.items()
+    },
+    # 15. The controller was away for a moment. Whoever was being spoken to, or was keying, hears an apology and the
+    #     same question; whoever waits keeps place and music; whoever talks hears nothing. Deadlines run on.
+    (State.GREETING, Heard.RESUMED): (
+        State.GREETING,
+        (Do.ANSWER, Do.SAY_INTERRUPTED, Do.SAY_RECORDING_NOTICE, Do.SAY_OPENING, Do.LISTEN),
+    ),
+    **{(state, Heard.RESUMED): (state, (Do.SAY_INTERRUPTED, Do.ASK)) for state in ASKING},
+    **{
+        (state, Heard.RESUMED): (state, (Do.SAY_INTERRUPTED, Do.OFFER_OWN_NUMBER))
+        for state in (State.LAWYER_NUMBER, State.PARTY_NUMBER)
+    },
+    (State.CHECKING, Heard.RESUMED): (State.CHECKING, (Do.CHECK_IDENTITY,)),
+    **{(state, Heard.RESUMED): (state, (Do.REJOIN_QUEUE, Do.PLAY_MUSIC)) for state in QUEUED},
+    (State.TALKING, Heard.JOIN_CUT): (State.TALKING, (Do.JOIN_AGENT, Do.SAY_AGENT_OPENING)),
+    (State.CLOSING, Heard.RESUMED): (State.CLOSING, (Do.SAY_CLOSING, Do.LISTEN)),
+    (State.OVERTIME, Heard.RESUMED): (State.OVERTIME, (Do.SAY_CLOSING,)),
 }
 
 

@@ -175,27 +175,42 @@ class FakeHouse(Script):
             )
         )
         self._ledger = Ledger(engine, executor=InlineExecutor())
-        registry = CollectorRegistry()
-        metrics = HotlineMetrics(registry)
-        metrics.register_agents(self.access)
-        desk = Desk(self._ledger, self.settings.queue, self._now, on_wrapped_up=metrics.handled)
-        await desk.open()
-        client = Client(self.asterisk)
-        await self._stack.enter_async_context(client)
-        house = Hotline(self.settings, client, desk, self._ledger, catalogue, metrics, self._now, asyncio.Event())
-        self.reception = Reception(house)
-        task = asyncio.get_running_loop().create_task(self.reception.run())
-        self._stack.push_async_callback(self._stop, task)
+        self.registry = CollectorRegistry()
+        self._metrics = HotlineMetrics(self.registry)
+        self._metrics.register_agents(self.access)
+        self._catalogue = catalogue
         self._engine = engine
-        self.registry = registry
         self.agi_away = False
-        await house.linked.wait()
+        self._stack.push_async_callback(self._ledger.close)
+        self._controller: AsyncExitStack | None = None
+        self._stack.push_async_callback(self.controller_dies)
+        await self.controller_starts()
         return self
 
-    async def _stop(self, task: asyncio.Task[None]) -> None:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await self._ledger.close()
+    async def controller_starts(self) -> None:
+        """One that knows nothing but the ledger and what Asterisk holds; returns once it serves."""
+        self._controller = controller = AsyncExitStack()
+        client = Client(self.asterisk)
+        desk = Desk(self._ledger, self.settings.queue, self._now, on_wrapped_up=self._metrics.handled)
+        controller.callback(desk.close)
+        self.house = Hotline(
+            self.settings, client, desk, self._ledger, self._catalogue, self._metrics, self._now, asyncio.Event()
+        )
+        self.reception = Reception(self.house)
+        await self.reception.open()
+        await controller.enter_async_context(client)
+        task = asyncio.get_running_loop().create_task(self.reception.run(), name="reception")
+        controller.push_async_callback(asyncio.gather, task, return_exceptions=True)
+        controller.callback(task.cancel)
+        self.asterisk.restore_link()
+        await self.reception.ready.wait()
+
+    async def controller_dies(self) -> None:
+        """All of it at once; what it had in Asterisk stays there."""
+        controller, self._controller = self._controller, None
+        if controller is not None:
+            self.asterisk.drop_link()
+            await controller.aclose()
 
     async def __aexit__(self, *error: object) -> None:
         await self._stack.aclose()

@@ -15,7 +15,8 @@ from sqlalchemy import select
 
 from ari_app import founding, store
 from ari_app.flow.sop import State
-from ari_app.instance import end_child, environment_of, start_child
+from ari_app.instance import environment_of
+from ari_app.processes import end_child, start_child
 from ari_app.settings import load
 from ari_app.store import models
 from ari_app.testcall.hearing import Ear, PromptSounds

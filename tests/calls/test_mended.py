@@ -147,7 +147,7 @@ async def test_a_caller_whose_agent_hangs_up_in_the_join_keeps_the_place_and_get
     first = await hotline.agent_signs_in("601")
     caller, offer = await reach(hotline, State.WHISPERING, first, from_=STRANGER)
     call = only_call(hotline)
-    since = call.waiting_since
+    since = call.story.waiting_since
     later, _ = await reach(hotline, State.WAITING, from_=LAWYER)
     if how == "gone":
         hotline.asterisk.delays_next("POST", "addChannel", 0.3)
@@ -158,7 +158,7 @@ async def test_a_caller_whose_agent_hangs_up_in_the_join_keeps_the_place_and_get
     lost_s = now() - caller.began_at
     await caller.hears("hold-music", from_s=lost_s)
     assert call.progress.state is State.WAITING
-    assert call.waiting_since == since
+    assert call.story.waiting_since == since
     assert await hotline.duty("601") == "no_answer"
     second = await hotline.agent_signs_in("602")
     again = await second.rings()

@@ -14,6 +14,7 @@ from ari_app.flow.keypad import Keyed, Keypad
 from ari_app.flow.manual import manual
 from ari_app.flow.sop import (
     ANYWHERE,
+    ASKING,
     ELEMENTS,
     ENTRIES,
     MENUS,
@@ -221,7 +222,7 @@ def asked_for(path: tuple[Heard, ...]) -> set[object]:
 def test_a_check_comes_only_after_every_element_was_asked():
     assert asked_for(PARTY) == {"mobile", "case", "name"}
     assert asked_for(LAWYER) == {"firm", "name", "licence", "mobile"}
-    assert {state for (state, _), (to, _) in SOP.items() if to is State.CHECKING} == {
+    assert {state for (state, _), (to, _) in SOP.items() if to is State.CHECKING is not state} == {
         State.LAWYER_NUMBER, State.LAWYER_MOBILE, State.PARTY_NAME,
     }  # fmt: skip
 
@@ -268,7 +269,9 @@ def as_walk(turns: list[int], begun: tuple[Heard, ...] = ()) -> list[Heard]:
     return path
 
 
-walks = st.builds(as_walk, st.lists(st.integers(0, 8 * 37 - 1), max_size=60), st.sampled_from([(), PARTY, LAWYER]))
+walks = st.builds(
+    as_walk, st.lists(st.integers(0, 8 * len(Heard) - 1), max_size=60), st.sampled_from([(), PARTY, LAWYER])
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -303,7 +306,7 @@ def test_agents_and_queue_are_never_left_behind(path):
                 case Do.JOIN_AGENT:
                     assert rung
                     assert whispered
-                    assert not joined
+                    assert not joined or heard is Heard.JOIN_CUT
                     assert not queued
                     joined = True
                 case Do.SAY_AGENT_OPENING | Do.SAY_DISCLAIMER:
@@ -388,3 +391,29 @@ def test_the_manual_has_a_line_for_each_row_and_each_question():
 @pytest.mark.parametrize("names", [State, Heard, Do], ids=lambda names: names.__name__)
 def test_no_two_members_share_a_chinese_name(names):
     assert len(names.__members__) == len(list(names))
+
+
+# ---------------------------------------------------------------- 15. the controller was away
+
+
+@pytest.mark.parametrize("state", ASKING, ids=lambda state: state.name)
+def test_whoever_was_being_asked_hears_an_apology_and_the_same_question(state):
+    after, actions = step(Progress(state, tries=1), Heard.RESUMED)
+    assert after == Progress(state, tries=1)
+    assert actions[0] is Do.SAY_INTERRUPTED
+    assert actions[1] in (Do.ASK, Do.OFFER_OWN_NUMBER)
+
+
+def test_people_who_talk_hear_nothing_of_it():
+    assert step(Progress(State.TALKING), Heard.RESUMED) == (Progress(State.TALKING), ())
+
+
+@pytest.mark.parametrize("state", ANYWHERE, ids=lambda state: state.name)
+def test_a_lost_line_lets_go_of_whatever_a_hang_up_lets_go_of(state):
+    assert step(Progress(state), Heard.LINE_LOST) == step(Progress(state), Heard.HUNG_UP)
+
+
+def test_an_identity_that_could_not_be_checked_is_no_failed_round():
+    after, actions = step(Progress(State.CHECKING, rounds=2), Heard.IDENTITY_UNAVAILABLE)
+    assert (after.state, after.rounds, after.verified) == (State.ASKING_NEED, 2, False)
+    assert actions == (Do.SAY_CHECK_UNAVAILABLE, Do.ASK)

@@ -1,0 +1,259 @@
+"""A call of an earlier controller, taken up where its rows end.
+
+Theory of operation. What a call had come to is replayed from the ledger through ``step()``. What it had made in
+Asterisk (the offer's channel, the bridge, the playback of its last words) has names that follow from those rows, so
+each is looked for by name. What ended while nobody listened is heard now; what still goes on is waited for. Then the
+table hears `Heard.RESUMED`: whoever was spoken to or keyed is asked again, whoever waits keeps place and music, and
+people who talk notice nothing. All deadlines are counted from where they began.
+
+What the caller has keyed so far lies on the caller's channel: personal data does not go into the ledger.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from datetime import datetime
+from pathlib import PurePath
+
+from ari_app import cases
+from ari_app.ari.client import Snapshot
+from ari_app.ari.errors import AriError, NotFound
+from ari_app.ari.mailboxes import Mailbox, owner_of
+from ari_app.call import (
+    KEYED_AS,
+    PLAYBACK_GRACE_S,
+    Call,
+    Hotline,
+    Offer,
+    Speech,
+    offer_channel,
+    pad_of,
+    playback_name,
+    talk_bridge,
+)
+from ari_app.errors import LedgerContradiction, StoreUnavailable
+from ari_app.flow.identity import Element
+from ari_app.flow.sop import IDENTIFYING, QUEUED, Do, Heard, State, step
+from ari_app.flow.story import Story
+from ari_app.ledger import Past
+
+log = logging.getLogger("sanling.adoption")
+
+NEEDS_ANSWERS = (*IDENTIFYING, State.CHECKING)
+ASKED_FOR_A_NUMBER = [
+    state.name for state in (State.LAWYER_NUMBER, State.LAWYER_MOBILE, State.PARTY_NUMBER, State.PARTY_MOBILE)
+]
+MOST_SPEECHES = 2
+"""How many things one step may say, one after another."""
+
+
+async def take_up(house: Hotline, past: Past, inbox: Mailbox, now: Snapshot) -> Call:
+    """The call of `past`, ready to run. Raises LedgerContradiction if its rows cannot be followed."""
+    call = Call(house, past.call.id, inbox, past.call.caller_number)
+    call.adopted = True
+    call.began = past.call.at
+    if _since_unix(now.booted) > call.began:
+        call.booted = ""  # not the Asterisk that it came in under
+    _remember(call, past)
+    channel = next((channel for channel in now.channels if channel.id == call.id), None)
+    call.bridge = next((b.id for b in now.bridges if call.offers and b.id == talk_bridge(call.id, call.offers)), None)
+    await _settle_what_was_let_go(call, past, now)
+    if call.progress.state is State.ENDED:
+        if channel is not None:
+            await call.hang_up()
+    elif channel is None:
+        call.inbox.put(Heard.HUNG_UP)
+    else:
+        call.remember_context(channel)
+        call.pad = pad_of(call.progress.state)
+        await _recall_person(call, past)
+        call.watch_ceiling()
+        await _go_on(call, now)
+    log.info("call %s taken up in %s", call.id, call.progress.state.name)
+    return call
+
+
+async def _settle_what_was_let_go(call: Call, past: Past, now: Snapshot) -> None:
+    """An agent whom a step let go, and who was not told any more; a bridge of an earlier talk."""
+    desk, client = call.hotline.desk, call.hotline.client
+    kept = call.offer.channel if call.offer is not None else call.id
+    for channel in now.channels:
+        if owner_of(channel.id) == call.id and channel.id not in (call.id, kept):
+            with suppress(NotFound):
+                await client.channels.hangup(channelId=channel.id)
+    for bridge in now.bridges:
+        if owner_of(bridge.id) == call.id and bridge.id != call.bridge:
+            with suppress(NotFound):
+                await client.bridges.destroy(bridgeId=bridge.id)
+    if call.offer is None:
+        if call.story.released_at is not None and call.served_by is not None:
+            await desk.wraps_up(call.id, call.served_by, call.talked_s, 0.0)
+        await desk.forget(call.id)
+
+
+def _remember(call: Call, past: Past) -> None:
+    """What the rows tell."""
+    call.story = Story(state_since=call.began)
+    offers: dict[int, Offer] = {}
+    for event in past.offers:
+        offer = offers.setdefault(event.n, Offer(event.n, event.agent, offer_channel(call.id, event.n), event.at))
+        match event.event:
+            case "offered":
+                offer.at = event.at
+            case "answered":
+                offer.answered_at = event.at
+            case "joined":
+                offer.joined_at = event.at
+            case _:
+                offer.left = True
+    for row in past.transitions:
+        if row.heard not in Heard.__members__:
+            raise LedgerContradiction(f"Call {call.id}: this version's table does not know {row.heard}.")
+        was, heard = call.progress, Heard[row.heard]
+        call.progress, actions = step(was, heard)
+        if call.progress.state.name != row.next:
+            raise LedgerContradiction(f"Call {call.id}: row {row.n} leads elsewhere in this version's table.")
+        call.story.note(row.at, was.state, heard, call.progress.state, actions)
+        if Do.RELEASE_AGENT in actions:
+            joined = [offer for offer in offers.values() if offer.joined_at is not None and offer.joined_at <= row.at]
+            call.talked_s += sum(row.at - (offer.joined_at or row.at) for offer in joined if not offer.left)
+            for offer in joined:
+                offer.left = True
+    call.offers = max(offers, default=0)
+    call.served_by = next((offer.agent for offer in reversed(offers.values()) if offer.joined_at is not None), None)
+    if call.progress.state in (State.OFFERING, State.WHISPERING, State.TALKING) and call.offers:
+        last = offers[call.offers]
+        call.offer = last if not last.left else None
+    call.checks = len(past.identities)
+    call.prompts_heard = past.prompts_heard
+    if past.identities:
+        call.missing = tuple(Element(name) for name in past.identities[-1].missing.split())
+
+
+async def _recall_person(call: Call, past: Past) -> None:
+    """Who was proven, and what was keyed towards it."""
+    proven = next((one for one in reversed(past.identities) if one.verified), None)
+    if proven is not None:
+        try:
+            call.person = await call.hotline.ledger.ask(
+                lambda session: cases.person(session, party_id=proven.party_id, lawyer_id=proven.lawyer_id)
+            )
+        except StoreUnavailable as error:
+            log.warning("call %s goes on without the caller's name: %s", call.id, error)
+    if call.progress.state in NEEDS_ANSWERS:
+        for element, variable in KEYED_AS.items():
+            try:
+                kept = await call.hotline.client.channels.getChannelVar(channelId=call.id, variable=variable)
+            except NotFound:
+                continue
+            call.answers[element] = kept.value
+        numbers = [row for row in past.transitions if row.state in ASKED_FOR_A_NUMBER]
+        if numbers and numbers[-1].heard == Heard.OWN_NUMBER.name:
+            call.answers[Element.MOBILE] = call.number or ""
+
+
+async def _go_on(call: Call, now: Snapshot) -> None:
+    """What is still under way is waited for; what ended unheard is heard now."""
+    house, state = call.hotline, call.progress.state
+    settings = house.settings
+    call.speech = await _speech_under_way(call)
+    match state:
+        case State.RINGING:
+            call.within("ring", call.began + settings.answering.delay_s - house.clock())
+        case State.FETCHING_CONTEXT:
+            if call.id in now.application.channel_ids:
+                call.inbox.put(Heard.CONTEXT_CAME if call.context.status != "unavailable" else Heard.CONTEXT_FAILED)
+            else:
+                call.wait_for_context()
+        case State.CLOSING | State.OVERTIME if call.story.closing_ended_at is None or state is State.CLOSING:
+            await _closing_goes_on(call)
+        case State.LEAVING | State.OVERTIME:
+            await call.give_five_seconds()
+        case State.TALKING:
+            _talk_goes_on(call, now, call.bridge)
+        case _ if state in QUEUED:
+            await _waiting_goes_on(call, now)
+        case _:
+            call.inbox.put(Heard.RESUMED)
+    if call.speech is not None:
+        call.within("speech", call.speech.at + call.seconds(call.speech.prompts) + PLAYBACK_GRACE_S - house.clock())
+
+
+async def _speech_under_way(call: Call) -> Speech | None:
+    """What is being said to the caller at this moment, if anything."""
+    if call.story.spoke is None:
+        return None
+    row, at, actions = call.story.spoke
+    for k in range(MOST_SPEECHES):
+        try:
+            playback = await call.hotline.client.playbacks.get(playbackId=playback_name(call.id, row, k))
+        except AriError:
+            continue
+        prompts = tuple(prompt for do in actions for prompt in call.words(do) or ())
+        if not prompts or Do.SAY_POSITION in actions:
+            prompts = (PurePath(playback.media_uri.partition(":")[2]).name,)
+        return Speech(playback.id, prompts, "both" if call.offer is not None and call.offer.joined_at else "caller", at)
+    return None
+
+
+async def _closing_goes_on(call: Call) -> None:
+    """Being said: waited for. Said to its end while nobody listened: five seconds from then. Else said anew."""
+    if call.speech is not None or call.story.spoke is None:
+        return
+    over_at = call.story.spoke[1] + call.seconds(("closing",))
+    if over_at <= call.hotline.clock():
+        await call.take(Heard.PROMPT_ENDED, over_at)
+    else:
+        call.inbox.put(Heard.RESUMED)
+
+
+async def _waiting_goes_on(call: Call, now: Snapshot) -> None:
+    """The old place at once, before anybody else is served; then what became of the offer."""
+    desk, offer = call.hotline.desk, call.offer
+    if call.story.waiting_since is not None:
+        desk.join(call.id, call.story.waiting_since, call.inbox, offered=offer is not None)
+    call.inbox.put(Heard.RESUMED)
+    if call.progress.state is State.WAITING:
+        return
+    state = next((channel.state for channel in now.channels if offer and channel.id == offer.channel), None)
+    if offer is None or state in (None, "Down"):  # gone, or never dialled
+        if offer is not None:
+            offer.left = state is None
+        call.inbox.put(Heard.OFFER_LOST if call.progress.state is State.OFFERING else Heard.AGENT_LEFT)
+    elif call.progress.state is State.WHISPERING:
+        await _whisper_goes_on(call)
+    elif state == "Up" and (answered := call.agent_answered(offer.channel)) is not None:
+        call.inbox.put(answered)
+
+
+async def _whisper_goes_on(call: Call) -> None:
+    row, at = call.story.whispered or (0, 0.0)
+    name = playback_name(call.id, row, 0)
+    try:
+        await call.hotline.client.playbacks.get(playbackId=name)
+    except AriError:
+        call.inbox.put(Heard.WHISPER_ENDED)
+    else:
+        prompt = call.whisper_prompt()
+        call.whispered = Speech(name, (prompt,), "agent", at)
+        call.within("whisper", at + call.seconds((prompt,)) + PLAYBACK_GRACE_S - call.hotline.clock())
+
+
+def _talk_goes_on(call: Call, now: Snapshot, bridge: str | None) -> None:
+    """Both there: they talk. Not joined to the end: joined now. The agent gone: as if we had seen it."""
+    offer = call.offer
+    members = next((set(one.channels) for one in now.bridges if one.id == bridge), set())
+    there = offer is not None and offer.channel in {channel.id for channel in now.channels}
+    if offer is None or not there:
+        if offer is not None:
+            offer.left = True
+        call.inbox.put(Heard.AGENT_LEFT if offer is not None and offer.joined_at is not None else Heard.AGENT_LOST)
+    elif offer.joined_at is None or not {call.id, offer.channel} <= members:
+        call.music = offer.joined_at is None  # it may play on
+        call.inbox.put(Heard.JOIN_CUT)
+
+
+def _since_unix(moment: str) -> float:
+    """Unix seconds of a moment as Asterisk writes it, ``2026-11-22T01:02:03.456+0000``; 0 if it told none."""
+    return datetime.strptime(moment, "%Y-%m-%dT%H:%M:%S.%f%z").timestamp() if moment else 0.0

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ari_app.flow.sop import Do, Heard, Progress, State, step
+from ari_app.flow.story import Story
+
+
+def told(*steps: tuple[float, Heard]) -> Story:
+    story, progress = Story(), Progress()
+    for at, heard in steps:
+        was = progress
+        progress, actions = step(was, heard)
+        story.note(at, was.state, heard, progress.state, actions)
+    return story
+
+
+TO_THE_QUEUE = ((1.0, Heard.RANG_ENOUGH), (8.0, Heard.WANTS_A_PERSON))
+TO_THE_TALK = (
+    *TO_THE_QUEUE, (10.0, Heard.AGENT_RESERVED), (13.0, Heard.AGENT_ANSWERED), (16.0, Heard.WHISPER_ENDED),
+)  # fmt: skip
+
+
+def test_the_answer_is_when_it_was_first_given():
+    story = told((1.0, Heard.RANG_ENOUGH), (3.0, Heard.RESUMED))
+    assert story.answered_at == 1.0
+    assert story.rows == 2
+    assert story.spoke is not None
+    assert story.spoke[:2] == (1, 3.0)
+
+
+def test_a_wait_runs_from_joining_to_the_talk():
+    assert told(*TO_THE_QUEUE).waiting_since == 8.0
+    story = told(*TO_THE_TALK)
+    assert (story.waiting_since, story.waited_s) == (None, 8.0)
+    assert story.whispered == (3, 13.0)
+    assert story.state_since == 16.0
+
+
+def test_whose_agent_was_gone_at_the_join_waits_on_from_the_old_place():
+    story = told(*TO_THE_TALK, (17.0, Heard.AGENT_LOST))
+    assert (story.waiting_since, story.waited_s) == (8.0, 0.0)
+    story = told(*TO_THE_TALK, (17.0, Heard.AGENT_LOST), (18.0, Heard.RESUMED), (20.0, Heard.HUNG_UP))
+    assert (story.waiting_since, story.waited_s) == (None, 12.0)
+    assert story.last_before_end is State.WAITING
+
+
+def test_the_five_seconds_begin_when_they_are_given_and_are_void_once_the_caller_wants_a_person():
+    to_the_end = (*TO_THE_TALK, (30.0, Heard.CLOSING_ASKED), (33.0, Heard.PROMPT_ENDED))
+    story = told(*to_the_end)
+    assert (story.released_at, story.closing_ended_at) == (30.0, 33.0)
+    assert told(*to_the_end, (35.0, Heard.WANTS_A_PERSON)).closing_ended_at is None
+
+
+def test_the_ceiling_and_a_lost_line_are_remembered():
+    story = told(*TO_THE_QUEUE, (1800.0, Heard.CEILING_REACHED))
+    assert story.at_ceiling
+    assert story.last_before_end is State.WAITING
+    assert not story.lost
+    assert told(*TO_THE_QUEUE, (9.0, Heard.LINE_LOST)).lost
+
+
+def test_a_place_that_was_never_left_cannot_be_gone_back_to():
+    story = Story()
+    story.note(5.0, State.TALKING, Heard.AGENT_LOST, State.WAITING, (Do.REJOIN_QUEUE,))
+    assert (story.waiting_since, story.waited_s) == (5.0, 0.0)
+
+
+@given(st.lists(st.sampled_from(list(Heard)), max_size=40))
+def test_nobody_waits_and_talks_at_once_and_no_wait_is_negative(path):
+    story, progress = Story(), Progress()
+    for at, heard in enumerate((Heard.RANG_ENOUGH, *path)):
+        was = progress
+        progress, actions = step(was, heard)
+        story.note(float(at), was.state, heard, progress.state, actions)
+        assert story.waited_s >= 0
+        assert (story.waiting_since is not None) == (
+            progress.state in (State.WAITING, State.OFFERING, State.WHISPERING)
+        )
