@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ari_app import instance as house
+from ari_app import processes, supervision
 from ari_app.errors import SetUpFailed
-from ari_app.instance import AgentAccount, Instance, Notice
+from ari_app.instance import AgentAccount, Instance
+from ari_app.processes import Notice
 from ari_app.settings import load
+from ari_app.supervision import supervise
 from tests.asterisk.house_caller import Caller, Samples, strength, to_alaw, tone
 
 pytestmark = pytest.mark.asterisk
@@ -262,11 +264,13 @@ async def test_a_module_that_is_missing_is_named(tmp_path: Path) -> None:
         await instance.start_asterisk()
 
 
-async def test_what_dies_is_started_again_and_all_ends_together(
+async def test_what_dies_or_hangs_is_started_again_and_all_ends_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(house, "CHILDREN", {"agi": ("sleep", "60"), "controller": ("sleep", "0.1")})
-    monkeypatch.setattr(house, "RESTART_AFTER_S", (0.1,))
+    monkeypatch.setattr(supervision, "CHILDREN", {"agi": ("sleep", "60"), "controller": ("sleep", "0.1")})
+    monkeypatch.setattr(supervision, "ASTERISK_ASKED_EVERY_S", 0.5)
+    monkeypatch.setattr(supervision, "ASTERISK_SILENT_FOR_S", 2.0)
+    monkeypatch.setattr(processes, "RESTART_AFTER_S", (0.1,))
     instance = prepared(tmp_path)
     notices: asyncio.Queue[Notice] = asyncio.Queue()
     seen: list[Notice] = []
@@ -279,12 +283,14 @@ async def test_what_dies_is_started_again_and_all_ends_together(
                 if (notice.process, notice.what) == (process, what):
                     return notice
 
-    supervising = asyncio.create_task(instance.supervise(notices.put_nowait))
+    supervising = asyncio.create_task(supervise(instance, notices.put_nowait))
     started = await until("agi", "started")
-    pid = int((instance.settings.run_dir / "run" / "asterisk.pid").read_text())
-    os.kill(pid, signal.SIGKILL)
-    await until("asterisk", "ended")
-    await until("asterisk", "started")
+    for sent, noticed in ((signal.SIGKILL, "ended"), (signal.SIGSTOP, "killed")):
+        pid = int((instance.settings.run_dir / "run" / "asterisk.pid").read_text())
+        assert instance.asterisk_pid == pid
+        os.kill(pid, sent)
+        await until("asterisk", noticed)
+        await until("asterisk", "started")
     assert [n for n in seen if (n.process, n.what) == ("controller", "ended")]
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(supervising, 10)
