@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import threading
 from collections import deque
@@ -267,19 +268,27 @@ class Ledger:
         if self._writer is not None:
             self._writer.cancel()
         self._save_the_rest()
-        if self._journal is not None:
-            self._journal.close(needed=bool(self._rows))
         if self._rows:
             lost = [n for n, _ in self._rows if self._journal is None or n >= (self._unsaved_from or n + 1)]
             if lost:
                 log.critical("%d rows are lost: the database is away to the last", len(lost))
             if kept := len(self._rows) - len(lost):
                 log.warning("%d rows wait in the journal for the next start", kept)
-        elif self._last and not self._away:
-            with contextlib.suppress(StoreUnavailable, TimeoutError):
-                async with asyncio.timeout(ASK_WITHIN_S):
-                    await self._run(partial(self._forget, self._id))
+        forgotten = not self._rows and not self._away and await self._is_forgotten()
+        if self._journal is not None:
+            self._journal.close(needed=not forgotten)
         self._thread.shutdown(wait=False)
+
+    async def _is_forgotten(self) -> bool:
+        """Takes the journal, all of which is applied, out of the database; False if it still has to be kept."""
+        if self._journal is not None and self._journal.size:
+            return False
+        try:
+            async with asyncio.timeout(ASK_WITHIN_S):
+                await self._run(partial(self._forget, self._id))
+        except (StoreUnavailable, TimeoutError):
+            return False
+        return True
 
     # ------------------------------------------------------------ how far the database is
 
@@ -384,13 +393,15 @@ class Ledger:
                 self.refused_rows += damaged
                 log.critical("%d lines of journal %s cannot be read; it is kept as .damaged", damaged, name)
                 file.rename(file.with_suffix(".damaged"))
+                self._forget(name)
             else:
+                os.truncate(file, 0)  # only then may the database forget how far it was applied
+                self._forget(name)
                 file.unlink()
         except OSError as error:
             raise StoreUnavailable(f"The journal {file} cannot be read: {error.strerror}.") from error
-        log.warning("%d rows that an earlier run left in the journal are in the database", applied)
-        with contextlib.suppress(StoreUnavailable):
-            self._forget(name)
+        if applied:
+            log.warning("%d rows that an earlier run left in the journal are in the database", applied)
 
     def _apply(self, name: str, records: list[Record]) -> None:
         """Enters `records` of journal `name`, each once whatever became of an attempt before.

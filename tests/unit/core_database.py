@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from ari_app import store
 
@@ -52,8 +53,13 @@ class Outage:
 
     def __init__(self, engine: Engine) -> None:
         self.away = False
+        self.error: Callable[[str, Any], DBAPIError] = _away
         event.listen(engine, "before_cursor_execute", self._before)
 
     def _before(self, _c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         if self.away:
-            raise OperationalError(statement, parameters, sqlite3.OperationalError("the database is away"))
+            raise self.error(statement, parameters)
+
+
+def _away(statement: str, parameters: Any) -> DBAPIError:
+    return OperationalError(statement, parameters, sqlite3.OperationalError("the database is away"))

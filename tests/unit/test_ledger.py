@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sqlalchemy import Engine, delete, event, func, select, text, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from ari_app import store
 from ari_app.errors import LedgerContradiction, SanlingError, StoreUnavailable
 from ari_app.flow.sop import Heard, Progress, State, step
 from ari_app.ledger import RETRY_AFTER_S, InlineExecutor, Ledger, replay, timeline
+from ari_app.settings import PROJECT
 from ari_app.store import models
+from tests.fake.virtual_time import run_virtual
 from tests.unit.core_database import Outage, in_file, in_memory
+from tests.unit.test_journal import FullDisk
 
 CALL = "demo-1763763200.3"
 AT = 1_763_763_200.25
@@ -217,6 +230,491 @@ async def test_a_row_that_no_database_can_hold_does_not_stop_the_ledger(caplog):
     await ledger.close()
     assert heard(engine) == [0, 1, 2]
     assert caplog.text.count("was refused") == 1
+
+
+async def test_values_that_only_one_database_refuses_stop_nobody_either():
+    """An integer of 71 bits is a mistake that SQLite's driver finds before the database does."""
+
+    engine = in_memory()
+    ledger = ledger_of(engine)
+    huge = models.OfferEvent(call_id=CALL, n=2**70, event="offered", at=AT, agent="601")
+    ledger.write(call(), prompt(0), huge, prompt(1))
+    await ledger.close()
+    assert heard(engine) == [0, 1]
+    assert ledger.refused_rows == 1
+
+
+# ---------------------------------------------------------------- the journal
+
+
+def left_in(folder: Path) -> dict[str, int]:
+    """Files and their sizes."""
+    return {file.name: file.stat().st_size for file in folder.iterdir()}
+
+
+def journals(engine: Engine) -> dict[str, int]:
+    with store.session(engine) as session:
+        return {row.id: row.applied for row in session.scalars(select(models.Journal))}
+
+
+async def test_what_was_written_while_the_database_was_away_outlives_the_process(tmp_path: Path, caplog):
+    engine = in_memory()
+    outage = Outage(engine)
+    outage.away = True
+    ledger = Ledger(engine, executor=InlineExecutor(), journal=tmp_path)
+    ledger.write(call(), prompt(0))
+    await asyncio.sleep(0.1)
+    ledger.write(prompt(1))
+    # the process is killed here
+    await asyncio.sleep(0.1)
+    after = Ledger(engine, executor=InlineExecutor(), journal=tmp_path)
+    with pytest.raises(StoreUnavailable):
+        await after.open()
+    after.write(prompt(2))
+    outage.away = False
+    await asyncio.sleep(RETRY_AFTER_S + 0.1)
+    await after.open()
+    ledger._stop_trying()
+    ledger._closed = True
+    found = await after.ask(lambda s: s.scalars(select(models.PromptHeard.n).order_by(text("rowid"))).all())
+    assert found == [0, 1, 2]
+    await after.close()
+    assert left_in(tmp_path) == {}
+    assert journals(engine) == {}
+    assert "15400001001" not in caplog.text
+
+
+async def test_a_question_before_opening_sees_what_an_earlier_process_left(tmp_path: Path):
+    engine = in_memory()
+    outage = Outage(engine)
+    outage.away = True
+    ledger = Ledger(engine, executor=InlineExecutor(), journal=tmp_path)
+    ledger.write(call())
+    await ledger.close()
+    outage.away = False
+    after = Ledger(engine, executor=InlineExecutor(), journal=tmp_path)
+    assert await after.ask(lambda s: s.get(models.Call, CALL)) is not None
+    await after.close()
+
+
+async def test_closing_while_the_database_is_away_loses_nothing(tmp_path: Path, caplog):
+    engine = in_memory()
+    outage = Outage(engine)
+    outage.away = True
+    ledger = Ledger(engine, executor=InlineExecutor(), journal=tmp_path)
+    ledger.write(call(), prompt(0))
+    await ledger.close()
+    assert "lost" not in caplog.text
+    assert "2 rows wait in the journal" in caplog.text
+    ledger.write(prompt(1))  # somebody was late
+    outage.away = False
+    after = Ledger(engine, executor=InlineExecutor(), journal=tmp_path)
+    await after.open()
+    assert heard(engine) == [0, 1]
+    await after.close()
+
+
+class LostAnswers:
+    """Commits whose answer does not arrive: the database has the rows, its user hears that it is away."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.losing = False
+        commit = engine.dialect.do_commit
+
+        def do_commit(connection: Any) -> None:
+            commit(connection)
+            if self.losing:
+                raise OperationalError("COMMIT", {}, sqlite3.OperationalError("the line was cut"))
+
+        engine.dialect.do_commit = do_commit  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("journal", [False, True])
+async def test_a_commit_whose_answer_was_lost_is_not_done_again(tmp_path: Path, journal: bool):
+    engine = in_memory()
+    answers = LostAnswers(engine)
+    ledger = Ledger(engine, executor=InlineExecutor(), journal=tmp_path if journal else None)
+    ledger.write(call(), prompt(0))
+    await ledger.flush()
+    answers.losing = True
+    ledger.write(prompt(1), prompt(1), prompt(2))  # the second is refused: these are written one by one
+    await asyncio.sleep(3 * RETRY_AFTER_S)
+    ledger.write(prompt(3))
+    answers.losing = False
+    await asyncio.sleep(RETRY_AFTER_S + 0.1)
+    assert ledger.waiting_rows == 0
+    assert heard(engine) == [0, 1, 2, 3]
+    assert ledger.refused_rows == 1
+    await ledger.close()
+
+
+async def test_a_journal_whose_rows_are_all_applied_is_empty_and_stays_small(tmp_path: Path):
+    engine = in_memory()
+    ledger = Ledger(engine, executor=InlineExecutor(), journal=tmp_path)
+    ledger.write(call())
+    largest = 0
+    for n in range(0, 20_000, 100):
+        ledger.write(*(prompt(n + more) for more in range(100)))
+        if n % 4000 == 0:
+            await ledger.flush()
+        largest = max(largest, *left_in(tmp_path).values())
+    await ledger.flush()
+    assert 100_000 < largest < 1_000_000
+    assert list(left_in(tmp_path).values()) == [0]
+    await ledger.close()
+
+
+async def test_a_journal_is_emptied_of_what_is_applied_even_if_rows_always_wait(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("ari_app.ledger.WORTH_EMPTYING_BYTES", 20_000)
+    engine = in_memory()
+    outage = Outage(engine)
+    ledger = Ledger(engine, executor=InlineExecutor(), journal=tmp_path)
+    outage.away = True
+    ledger.write(call(), *(prompt(n) for n in range(3000)))
+    await asyncio.sleep(0.1)
+    batches: list[int] = []
+
+    @event.listens_for(engine, "commit")
+    def _after_five(_: object) -> None:
+        batches.append(1)
+        outage.away = len(batches) == 5
+
+    [before] = left_in(tmp_path).values()
+    outage.away = False
+    await asyncio.sleep(RETRY_AFTER_S)
+    assert ledger.waiting_rows == 3001 - 5 * 500
+    assert sum(left_in(tmp_path).values()) < before / 3
+    ledger._closed = True  # killed
+    outage.away = False
+    after = Ledger(engine, executor=InlineExecutor(), journal=tmp_path)
+    await after.open()
+    ledger._stop_trying()
+    assert heard(engine) == list(range(3000))
+    await after.close()
+
+
+async def test_a_refused_row_is_set_aside_and_not_lost(tmp_path: Path, caplog):
+    engine = in_memory()
+    ledger = Ledger(engine, executor=InlineExecutor(), journal=tmp_path)
+    unfit = models.Callback(id="demo-1.1", at=AT, number={"15400001001": object()}, reason="fallback")
+    nobodys = models.Callback(id="demo-9.9", at=AT, number=None, reason="fallback")
+    ledger.write(call(), call(), prompt(0), unfit, nobodys, prompt(1))
+    await ledger.flush()
+    aside = [json.loads(line) for line in (tmp_path / "refused.jsonl").read_text().splitlines()]
+    assert [row["kind"] for row in aside] == ["callbacks", "calls", "callbacks"]
+    assert aside[1]["values"]["caller_number"] == "15400001001"
+    assert "UNIQUE" in aside[1]["reason"]
+    assert ledger.refused_rows == 3
+    assert "15400001001" not in caplog.text
+    await ledger.close()
+
+
+async def test_what_waits_is_bounded_and_says_so_in_time(tmp_path: Path, caplog):
+    engine = in_memory()
+    outage = Outage(engine)
+    ledger = Ledger(engine, executor=InlineExecutor(), journal=tmp_path, journal_mb=0.02)
+    outage.away = True
+    ledger.write(call())
+    written = 0
+    while not ledger.full:
+        ledger.write(prompt(written))
+        written += 1
+        assert not ledger.refused_rows
+    await asyncio.sleep(0)
+    for n in range(written, written + 100):
+        ledger.write(prompt(n))
+    assert 0 < ledger.refused_rows < 100
+    assert caplog.text.count("refused until") == 1
+    assert sum(left_in(tmp_path).values()) <= 20_000
+    outage.away = False
+    await asyncio.sleep(RETRY_AFTER_S + 0.1)
+    assert not ledger.full
+    assert heard(engine) == list(range(written + 100 - ledger.refused_rows))
+    ledger.write(prompt(1000))
+    await ledger.close()
+    assert heard(engine)[-1] == 1000
+
+
+async def test_a_full_disk_under_the_journal_crashes_nothing_and_is_said_once(tmp_path: Path, monkeypatch, caplog):
+    engine = in_memory()
+    outage, disk = Outage(engine), FullDisk(monkeypatch)
+    ledger = Ledger(engine, executor=InlineExecutor(), journal=tmp_path)
+    outage.away = True
+    ledger.write(call(), prompt(0))
+    disk.room = 150
+    for n in range(1, 20):
+        ledger.write(prompt(n))
+        await asyncio.sleep(0.2)
+    assert disk.refused <= 5  # a second apart
+    assert caplog.text.count("The journal cannot be written") == 1
+    assert ledger.waiting_rows == 21
+    disk.room = None
+    await asyncio.sleep(RETRY_AFTER_S + 0.1)
+    assert caplog.text.count("The journal can be written again") == 1
+    ledger._closed = True  # killed: all the same, nothing is lost
+    outage.away = False
+    after = Ledger(engine, executor=InlineExecutor(), journal=tmp_path)
+    await after.open()
+    ledger._stop_trying()
+    assert heard(engine) == list(range(20))
+    await after.close()
+
+
+async def test_with_a_full_disk_under_the_journal_the_database_is_written_all_the_same(tmp_path: Path, monkeypatch):
+    engine = in_memory()
+    disk = FullDisk(monkeypatch)
+    disk.room = 0
+    ledger = Ledger(engine, executor=InlineExecutor(), journal=tmp_path)
+    ledger.write(call())
+    for n in range(50):
+        ledger.write(prompt(n))
+        await asyncio.sleep(0.1)
+    disk.room = None
+    ledger.write(prompt(50))
+    await asyncio.sleep(2 * RETRY_AFTER_S)
+    ledger.write(prompt(51))
+    assert len(left_in(tmp_path)) == 1
+    await ledger.close()
+    assert heard(engine) == list(range(52))
+
+
+async def test_a_full_database_makes_rows_wait(tmp_path: Path):
+    engine = in_file(tmp_path / "sanling.db")
+    pages: list[int | None] = [None]
+
+    @event.listens_for(engine, "begin")
+    def _limit(connection: Any) -> None:
+        connection.connection.execute(f"PRAGMA max_page_count = {pages[0] or 1_000_000}")
+
+    ledger = Ledger(engine, executor=InlineExecutor(), journal=tmp_path / "journal")
+    ledger.write(call(), prompt(0))
+    await ledger.flush()
+    pages[0] = 1  # SQLite takes it as: not one page more than there are
+    ledger.write(*(prompt(n, prompt="x" * 4000) for n in range(1, 50)))
+    await asyncio.sleep(3 * RETRY_AFTER_S)
+    assert ledger.waiting_rows == 49
+    with pytest.raises(StoreUnavailable):
+        await ledger.ask(lambda s: s.get(models.Call, CALL))
+    assert await ledger.look_up(lambda s: s.get(models.Call, CALL)) is not None
+    pages[0] = None
+    await asyncio.sleep(RETRY_AFTER_S + 0.1)
+    assert heard(engine) == list(range(50))
+    await ledger.close()
+    engine.dispose()
+
+
+async def test_a_database_that_takes_no_rows_for_want_of_a_right_costs_none():
+    engine = in_memory()
+    ledger = ledger_of(engine)
+    outage = Outage(engine)
+    outage.error = lambda *what: ProgrammingError(*what, sqlite3.ProgrammingError("permission denied"))
+    outage.away = True
+    ledger.write(call(), prompt(0))
+    await asyncio.sleep(2 * RETRY_AFTER_S)
+    assert (ledger.waiting_rows, ledger.refused_rows) == (2, 0)
+    outage.away = False
+    await asyncio.sleep(RETRY_AFTER_S)
+    assert heard(engine) == [0]
+    await ledger.close()
+
+
+async def test_a_question_fails_at_once_while_rows_wait_and_a_look_up_is_tried():
+    engine = in_memory()
+    ledger = ledger_of(engine)
+    outage = Outage(engine)
+    outage.away = True
+    ledger.write(call())
+    await asyncio.sleep(0.1)
+    asked: list[int] = []
+    with pytest.raises(StoreUnavailable):
+        await ledger.ask(lambda s: asked.append(1))
+    assert asked == []
+    with pytest.raises(StoreUnavailable):
+        await ledger.look_up(lambda s: s.get(models.Call, CALL))
+    outage.away = False
+    assert await ledger.look_up(lambda s: s.get(models.Call, CALL)) is None
+    await asyncio.sleep(RETRY_AFTER_S)
+    assert await ledger.ask(lambda s: s.get(models.Call, CALL)) is not None
+    await ledger.close()
+
+
+@pytest.mark.real_time
+async def test_a_locked_database_delays_no_caller_and_what_was_given_up_never_happens(tmp_path: Path):
+    """Locked for 5 s by another program: asked for 2 s at most, the loop never waits, and nothing is done later."""
+    path = tmp_path / "sanling.db"
+    in_file(path).dispose()
+    engine = store.open_engine(f"sqlite:///{path}")
+    ledger = Ledger(engine, journal=tmp_path / "journal")
+    ledger.write(call(), prompt(0))
+    await ledger.flush()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    loop, lag, waited = asyncio.get_running_loop(), [0.0], []
+    began = loop.time()
+
+    async def watch() -> None:
+        while True:
+            before = loop.time()
+            await asyncio.sleep(0.005)
+            lag.append(loop.time() - before - 0.005)
+
+    async def asks(n: int) -> None:
+        await asyncio.sleep(n * 0.15)
+        before = loop.time()
+        with pytest.raises(StoreUnavailable):
+            await ledger.ask(lambda s: s.add(prompt(1000 + n)))
+        waited.append(loop.time() - before)
+
+    watching = asyncio.create_task(watch())
+    asking = [asyncio.create_task(asks(n)) for n in range(20)]
+    for n in range(1, 40):
+        await asyncio.sleep(0.05)
+        ledger.write(prompt(n))
+    await asyncio.gather(*asking)
+    await asyncio.sleep(5 - (loop.time() - began))
+    other.execute("COMMIT")
+    other.close()
+    await asyncio.sleep(RETRY_AFTER_S + 1.2)
+    watching.cancel()
+    assert max(waited) < 2.3
+    assert sum(lag) / len(lag) < 0.05
+    assert ledger.waiting_rows == 0
+    assert heard(engine) == list(range(40))
+    await ledger.close()
+    engine.dispose()
+
+
+@pytest.mark.real_time
+async def test_a_question_given_up_while_it_runs_is_rolled_back(tmp_path: Path):
+    path = tmp_path / "sanling.db"
+    in_file(path).dispose()
+    engine = store.open_engine(f"sqlite:///{path}")
+    ledger = Ledger(engine)
+    began = threading.Event()
+
+    def slow(session: Session) -> None:
+        session.add(call())
+        session.flush()
+        began.set()
+        time.sleep(2.5)
+
+    asking = asyncio.create_task(ledger.ask(slow))
+    await asyncio.to_thread(began.wait)
+    second = asyncio.create_task(ledger.ask(lambda s: s.add(call("demo-2.2"))))
+    with pytest.raises(StoreUnavailable, match="did not answer"):
+        await asking
+    with pytest.raises(StoreUnavailable, match="did not answer"):
+        await second
+    assert await ledger.ask(lambda s: s.scalars(select(models.Call.id)).all()) == []
+    await ledger.close()
+    engine.dispose()
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["database there", "database locked"])
+def test_every_row_that_was_written_outlives_a_kill_and_none_is_there_twice(tmp_path: Path, away: bool):
+    database, folder = tmp_path / "sanling.db", tmp_path / "journal"
+    in_file(database).dispose()
+    engine = store.open_engine(f"sqlite:///{database}")
+    random = Random(20260704)
+    promised = 0
+    for _ in range(4):
+        lock = sqlite3.connect(database, isolation_level=None)
+        if away:
+            lock.execute("BEGIN EXCLUSIVE")
+        with subprocess.Popen(
+            [sys.executable, "-m", "tests.unit.ledger_killed", f"sqlite:///{database}", str(folder), str(promised)],
+            stdout=subprocess.PIPE, cwd=PROJECT,
+        ) as writing:  # fmt: skip
+            assert writing.stdout is not None
+            writing.stdout.read(4)
+            time.sleep(random.uniform(0.02, 0.4))
+            writing.kill()
+            promised = int.from_bytes(([*batched4(writing.stdout.read())] or [b"\0\0\0\0"])[-1], "big") or promised
+        lock.close()
+
+        async def reopen() -> None:
+            ledger = Ledger(engine, journal=folder)
+            await ledger.open()
+            await ledger.close()
+
+        asyncio.run(reopen())
+        there = heard(engine)
+        assert there == list(range(len(there)))
+        assert promised <= len(there) <= promised + 8
+        promised = len(there)
+    assert promised > 100
+    assert list(folder.iterdir()) == []
+    assert journals(engine) == {}
+    engine.dispose()
+
+
+def batched4(said: bytes) -> Iterator[bytes]:
+    for place in range(0, len(said) - len(said) % 4, 4):
+        yield said[place : place + 4]
+
+
+@given(
+    happens=st.lists(
+        st.sampled_from(["write", "write", "bad row", "away", "back", "wait", "ask", "kill", "close", "cut", "heal"]),
+        max_size=40,
+    )
+)
+@settings(max_examples=150, deadline=None)
+def test_whatever_happens_meanwhile_the_rows_are_there_in_order_and_once(happens: list[str]):
+    """Outages, kills, restarts, lost answers and refused rows in any order; in the end, each row where it belongs."""
+
+    async def play(folder: Path) -> None:
+        engine = in_memory()
+        outage, answers = Outage(engine), LostAnswers(engine)
+        ledger = Ledger(engine, executor=InlineExecutor(), journal=folder)
+        ledger.write(call())
+        n = refused = 0
+        for what in happens:
+            match what:
+                case "write":
+                    ledger.write(prompt(n), prompt(n + 1))
+                    n += 2
+                case "bad row":
+                    ledger.write(prompt(n), prompt(n, call_id="demo-9.9"))
+                    n += 1
+                    refused += 1
+                case "away":
+                    outage.away = True
+                case "back":
+                    outage.away = False
+                case "cut":
+                    answers.losing = True
+                case "heal":
+                    answers.losing = False
+                case "wait":
+                    await asyncio.sleep(0.7)
+                case "ask":
+                    with suppress(StoreUnavailable):
+                        assert await ledger.ask(lambda s: s.scalar(select(func.count(models.PromptHeard.n)))) == n
+                case "kill":
+                    ledger._closed = True
+                    ledger._stop_trying()
+                    if ledger._writer is not None:
+                        ledger._writer.cancel()
+                    ledger = Ledger(engine, executor=InlineExecutor(), journal=folder)
+                case "close":
+                    await ledger.close()
+                    ledger = Ledger(engine, executor=InlineExecutor(), journal=folder)
+        outage.away = answers.losing = False
+        await asyncio.sleep(RETRY_AFTER_S + 0.1)
+        await ledger.open()
+        assert heard(engine) == list(range(n))
+        assert ledger.waiting_rows == 0
+        await ledger.close()
+        aside = folder / "refused.jsonl"
+        rows = {line.partition('"values"')[2] for line in aside.read_text().splitlines()} if aside.exists() else set()
+        assert len(rows) == refused
+        assert set(left_in(folder)) <= {"refused.jsonl"}
+        assert journals(engine) == {}
+        engine.dispose()
+
+    with tempfile.TemporaryDirectory() as folder:
+        run_virtual(play(Path(folder)))
 
 
 # ---------------------------------------------------------------- append-only
