@@ -573,6 +573,7 @@ class Call:
 
     async def _answer(self) -> None:
         with self._gone_is_hung_up():
+            await self._hush()  # of an earlier greeting, which would keep the answer waiting
             await self.hotline.client.channels.answer(channelId=self.id)
             if not self.adopted:
                 self.hotline.metrics.hotline_answered(self.hotline.clock() - self.began)

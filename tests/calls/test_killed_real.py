@@ -1,0 +1,124 @@
+"""One kill -9 of the controller, on a real Asterisk with real phones, while callers are in every kind of state."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from ari_app import ledger
+from ari_app.flow.sop import State
+from ari_app.store import models
+from tests.calls.house import PARTY, Script
+from tests.calls.paths import reach
+from tests.calls.real import RealHouse, Running
+
+pytestmark = [pytest.mark.asterisk, pytest.mark.timeout(240)]
+
+SILENCE_S = 5.0
+
+
+@pytest.fixture
+def hotline() -> Script:
+    return RealHouse(Running.of(os.environ.get("PYTEST_XDIST_WORKER", "alone"), {}))
+
+
+def controller_of(hotline: RealHouse) -> int:
+    """The process id of this hotline's controller."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes().split(b"\0")
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if b"ari_app" in command and parent == hotline.running.process.pid:
+            return int(entry.name)
+    raise AssertionError("there is no controller")
+
+
+async def another_controller(hotline: RealHouse, than: int) -> int:
+    for _ in range(100):
+        try:
+            if (found := controller_of(hotline)) != than:
+                return found
+        except AssertionError:
+            pass
+        await asyncio.sleep(0.05)
+    raise AssertionError("the controller was not started again")
+
+
+async def answers(caller: Any, prompt: str, keys: str, next_prompt: str, killed_at: float) -> None:
+    """Hears the apology soon, then the same question; what is keyed counts, with all that was keyed before."""
+    apology = await caller.hears("interrupted", within_s=8)
+    assert caller.heard.t0 + apology.at_s - killed_at <= SILENCE_S
+    await caller.hears(prompt)
+    await caller.keys(keys)
+    await caller.hears(next_prompt)
+    caller.hang_up()
+
+
+async def test_one_kill_and_callers_in_every_kind_of_state(hotline):
+    talker = await hotline.agent_signs_in("601")
+    talking, talk = await reach(hotline, State.TALKING, talker, from_="15400009001")
+    licence, _ = await reach(hotline, State.LAWYER_LICENCE, from_="15400009004")
+    need, _ = await reach(hotline, State.ASKING_NEED, from_=PARTY)
+    case, _ = await reach(hotline, State.PARTY_CASE, from_="15400009005")
+    ringer = await hotline.agent_signs_in("602")
+    offered, offer = await reach(hotline, State.OFFERING, ringer, from_="15400009002")
+    waiting, _ = await reach(hotline, State.WAITING, from_="15400009003")
+    greeted, _ = await reach(hotline, State.GREETING, from_="15400009006")
+    killed = controller_of(hotline)
+    killed_at = time.monotonic()
+    os.kill(killed, signal.SIGKILL)
+    await offer.picks_up()  # while nobody is there
+    in_gap = await hotline.rings(from_="15400009007")
+    await asyncio.gather(
+        answers(licence, "ask-licence", "0417#", "ask-own-number", killed_at),
+        answers(need, "ask-need", "2", "transferring", killed_at),
+        answers(case, "ask-case", "12345#", "ask-name", killed_at),
+        answers(greeted, "opening", "*", "ask-role", killed_at),
+        another_controller(hotline, killed),
+        in_gap.hears("fallback-sorry"),
+    )
+    in_gap.hang_up()
+    await offered.hears("opening-agent-602", partly=True)
+    await waiting.hears("hold-music", from_s=killed_at - waiting.heard.t0 + 3)
+    await talk.keys("*5")
+    await talking.hears("disclaimer")
+    await talk.keys("*6")
+    await talking.hears("closing")
+    again = await talker.rings(30)  # wrap-up goes by, then the caller who waited
+    await again.picks_up()
+    await waiting.hears("opening-agent-601", partly=True)
+    heard = [one.prompt for call in (talking, offered, waiting) for one in await call.transcript()]
+    assert "interrupted" not in heard
+    for call in (offered, waiting):
+        call.hang_up()
+    await talking.ended()
+    assert talking.hung_up_by == "them"
+    await hotline.nothing_is_left()
+    for number in ("601", "602"):
+        await hotline.duty_becomes(number, "idle", within_s=20)
+    await asyncio.sleep(2)
+
+    def judge(session: Any) -> tuple[int, dict[str, int], list[str]]:
+        calls = list(session.scalars(select(models.Call).where(models.Call.caller_number.startswith("154000"))))
+        stored = dict(
+            session.execute(select(models.Recording.call_id, func.count()).group_by(models.Recording.call_id)).all()
+        )
+        outcomes = []
+        for call in calls:
+            ledger.replay(session, call.id)
+            outcomes.append(session.get(models.Ending, call.id).outcome)
+        return len(calls), {call.id: stored.get(call.id, 0) for call in calls}, outcomes
+
+    count, stored, outcomes = await hotline.ask(judge)
+    assert count >= 7
+    assert set(stored.values()) == {2}
+    assert outcomes.count("handled") >= 3
