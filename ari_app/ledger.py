@@ -496,7 +496,7 @@ def _advance(session: Session, name: str, n: int) -> int:
 
 
 def _enter_change(session: Session, change: AgentChange) -> None:
-    """What the desk did while the database was away, unless it is there: on the hotline's calls its word counts."""
+    """What the desk did while the database was away, unless it is there; the desk's word counts."""
     agent = session.get(Agent, change.agent, with_for_update=True)
     if session.get(AgentState, change.id) is not None:
         return
@@ -509,9 +509,6 @@ def _enter_change(session: Session, change: AgentChange) -> None:
     if agent is None:
         return
     if (agent.state, agent.call_id) != (change.was, change.was_call):
-        if change.call_id is None and agent.call_id not in (None, change.was_call):
-            log.warning("agent %s is on another call by now: not %s", agent.number, change.now)
-            return
         log.warning("agent %s was made %s meanwhile; %s counts", agent.number, agent.state, change.now)
     if change.call_id is not None:
         others = update(Agent).where(Agent.call_id == change.call_id, Agent.number != change.agent)

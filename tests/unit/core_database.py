@@ -63,3 +63,18 @@ class Outage:
 
 def _away(statement: str, parameters: Any) -> DBAPIError:
     return OperationalError(statement, parameters, sqlite3.OperationalError("the database is away"))
+
+
+class LostAnswers:
+    """Commits whose answer does not arrive: the database has the rows, its user hears that it is away."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.losing = False
+        commit = engine.dialect.do_commit
+
+        def do_commit(connection: Any) -> None:
+            commit(connection)
+            if self.losing:
+                raise OperationalError("COMMIT", {}, sqlite3.OperationalError("the line was cut"))
+
+        engine.dialect.do_commit = do_commit  # type: ignore[method-assign]

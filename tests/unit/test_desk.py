@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -15,12 +16,13 @@ from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Session
 
 from ari_app import store
-from ari_app.desk import ON_A_CALL, Desk, Duty, FeatureRefused, Reserved, hash_pin
+from ari_app.desk import ON_A_CALL, Desk, Duty, FeatureRefused, Numbers, Reserved, hash_pin
+from ari_app.errors import StoreUnavailable
 from ari_app.ledger import InlineExecutor, Ledger
 from ari_app.settings import Queue
 from ari_app.store.models import Agent, AgentState
 from tests.fake.virtual_time import VirtualTimeLoop
-from tests.unit.core_database import Outage, in_memory
+from tests.unit.core_database import LostAnswers, Outage, in_memory
 
 T = TypeVar("T")
 BEGAN = 1_795_000_000.0
@@ -76,6 +78,7 @@ class Floor(RuleBasedStateMachine):
         self.loop = VirtualTimeLoop(horizon_s=10 * 24 * 3600.0)
         asyncio.set_event_loop(self.loop)
         self.engine = staffed(*NUMBERS)
+        self.outage = Outage(self.engine)
         self.ledger = Ledger(self.engine, executor=InlineExecutor())
         self.handled: list[str] = []
         self.desk = Desk(
@@ -116,8 +119,11 @@ class Floor(RuleBasedStateMachine):
         asyncio.set_event_loop(None)
 
     def reads(self, question: Callable[[Session], T]) -> T:
+        away, self.outage.away = self.outage.away, False
         with store.session(self.engine) as session:
-            return question(session)
+            answer = question(session)
+        self.outage.away = away
+        return answer
 
     def idle_since(self, number: str) -> float:
         """When this agent last became idle, by the ledger."""
@@ -138,12 +144,13 @@ class Floor(RuleBasedStateMachine):
         """Called in the very moment in which the desk offers `reserved.agent` to `call`."""
         assert call in self.waiting, "an offer to somebody who does not wait"
         assert reserved.agent not in self.dialling
-        mine = (self.idle_since(reserved.agent), reserved.agent)
-        for number in NUMBERS:
-            agent = self.desk.agent(number)
-            assert agent is not None
-            if agent.duty is Duty.IDLE and number not in self.dialling:
-                assert mine < (agent.since, number), f"{number} was idle longer than {reserved.agent}"
+        if not self.ledger.waiting_rows:
+            mine = (self.idle_since(reserved.agent), reserved.agent)
+            for number in NUMBERS:
+                agent = self.desk.agent(number)
+                assert agent is not None
+                if agent.duty is Duty.IDLE and number not in self.dialling:
+                    assert mine < (agent.since, number), f"{number} was idle longer than {reserved.agent}"
         since = self.waiting.pop(call)
         assert all(since <= other for other in self.waiting.values()), "somebody was overtaken"
         self.offered[call] = reserved.agent
@@ -308,6 +315,12 @@ class Floor(RuleBasedStateMachine):
 
         self.does(end())
 
+    @rule()
+    def the_database_goes_or_comes(self) -> None:
+        self.outage.away = not self.outage.away
+        if not self.outage.away:
+            self.does(asyncio.sleep(1.1))
+
     @rule(seconds=st.sampled_from([0.5, 5.0, 19.9, 20.1, 60.0]))
     def time_passes(self, seconds: float) -> None:
         self.does(asyncio.sleep(seconds))
@@ -320,6 +333,9 @@ class Floor(RuleBasedStateMachine):
 
     @invariant()
     def the_database_says_what_the_desk_thinks(self) -> None:
+        if self.ledger.waiting_rows:
+            assert self.outage.away
+            return
         for row in self.reads(lambda s: s.scalars(select(Agent)).all()):
             agent = self.desk.agent(row.number)
             assert (row.state, row.state_since, row.call_id) == (agent.duty.value, agent.since, agent.call_id)
@@ -370,9 +386,9 @@ TestFloor.settings = settings(
 
 
 class House:
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, journal: Path | None = None) -> None:
         self.engine = engine
-        self.ledger = Ledger(engine, executor=InlineExecutor())
+        self.ledger = Ledger(engine, executor=InlineExecutor(), journal=journal)
         self.handled: list[tuple[str, float, float, float]] = []
         self.desk = Desk(
             self.ledger,
@@ -389,6 +405,13 @@ class House:
     def behind_the_desks_back(self, number: str, duty: Duty, call_id: str | None = None) -> None:
         with store.session(self.engine) as session:
             session.execute(update(Agent).where(Agent.number == number).values(state=duty.value, call_id=call_id))
+
+    def duties(self) -> dict[str, tuple[str, str | None]]:
+        """What the database says: state and call. Asked past what makes it look away."""
+        connection = self.engine.raw_connection()
+        rows = connection.cursor().execute("SELECT number, state, call_id FROM agents").fetchall()
+        connection.close()
+        return {number: (state, call_id) for number, state, call_id in rows}
 
     def reasons(self, number: str) -> list[str]:
         with store.session(self.engine) as session:
@@ -617,19 +640,38 @@ async def test_agents_on_a_call_of_an_earlier_run_are_free_again_and_pauses_stay
     await house.ledger.close()
 
 
-async def test_a_caller_who_came_while_the_database_was_away_is_offered_once_it_is_back():
-    async with opened("601") as house:
+# ---------------------------------------------------------------- while the database is away
+
+
+async def test_agents_serve_on_while_the_database_is_away_and_it_hears_of_all_in_order():
+    async with opened("601", "602") as house:
         outage = Outage(house.engine)
         outage.away = True
-        inbox = house.joins("demo-1.1")
-        await asyncio.sleep(5)
-        assert inbox.agents == []
+        first, second = house.joins("demo-1.1"), house.joins("demo-2.1")
+        await settled()
+        assert (first.agents, second.agents) == (["601"], ["602"])
+        house.desk.leave("demo-1.1")
+        await house.desk.talks("demo-1.1", "601")
+        await house.desk.did_not_answer("demo-2.1", "602", "no_answer")
+        await asyncio.sleep(90)
+        await house.desk.wraps_up("demo-1.1", "601", 90.0, 0.0)
+        await house.desk.ready("601")
+        await settled()
+        house.desk.join("demo-2.1", BEGAN, second)
+        await settled()
+        assert second.agents == ["602", "601"]
+        assert house.duties() == {"601": ("idle", None), "602": ("idle", None)}
         outage.away = False
         await asyncio.sleep(2)
-        assert inbox.agents == ["601"]
+        assert house.duties() == {"601": ("reserved", "demo-2.1"), "602": ("no_answer", None)}
+        assert house.reasons("601") == ["offer", "joined", "talk ended", "wrap-up ended by code", "offer"]
+        assert house.reasons("602") == ["offer", "no_answer"]
+        await house.desk.talks("demo-2.1", "601")
+        assert house.duties()["601"] == ("talking", "demo-2.1")
+        assert [measured[1] for measured in house.handled] == [90.0]
 
 
-async def test_a_wrap_up_that_ends_while_the_database_is_away_ends_once_it_is_back():
+async def test_a_wrap_up_ends_in_time_while_the_database_is_away():
     async with opened("601") as house:
         house.joins("demo-1.1")
         await settled()
@@ -638,11 +680,101 @@ async def test_a_wrap_up_that_ends_while_the_database_is_away_ends_once_it_is_ba
         await house.desk.wraps_up("demo-1.1", "601", 90.0, 0.0)
         outage = Outage(house.engine)
         outage.away = True
-        await asyncio.sleep(QUEUE.wrap_up_s + 5)
-        outage.away = False
-        await asyncio.sleep(2)
+        await asyncio.sleep(QUEUE.wrap_up_s + 0.1)
         assert house.desk.agent("601").duty is Duty.IDLE
         assert [measured[1] for measured in house.handled] == [90.0]
+        outage.away = False
+        await asyncio.sleep(2)
+        assert house.duties() == {"601": ("idle", None)}
+
+
+async def test_what_agents_did_while_the_database_was_away_outlives_the_controller(tmp_path: Path):
+    engine = staffed("601", duty=Duty.IDLE)
+    house = House(engine, journal=tmp_path)
+    await house.desk.open()
+    outage = Outage(engine)
+    outage.away = True
+    house.joins("demo-1.1")
+    await settled()
+    await house.desk.talks("demo-1.1", "601")
+    house.desk.close()
+    await house.ledger.close()
+    assert house.duties() == {"601": ("idle", None)}
+    outage.away = False
+    after = House(engine, journal=tmp_path)
+    await after.ledger.open()
+    assert after.duties() == {"601": ("talking", "demo-1.1")}
+    assert after.reasons("601") == ["offer", "joined"]
+    await after.ledger.close()
+
+
+async def test_a_change_whose_commit_was_not_answered_is_entered_once():
+    """The database has it, the desk was told that it is away, and enters it again."""
+    async with opened("601") as house:
+        answers = LostAnswers(house.engine)
+        answers.losing = True
+        inbox = house.joins("demo-1.1")
+        await settled()
+        assert inbox.agents == ["601"]
+        answers.losing = False
+        await asyncio.sleep(2)
+        assert house.duties() == {"601": ("reserved", "demo-1.1")}
+        assert house.reasons("601") == ["offer"]
+        assert house.ledger.refused_rows == 0
+
+
+async def test_whatever_others_did_meanwhile_agents_on_the_hotlines_calls_are_as_the_desk_says(caplog):
+    async with opened("601", "602", "603") as house:
+        outage = Outage(house.engine)
+        outage.away = True
+        house.joins("demo-1.1")
+        house.joins("demo-2.1")
+        await settled()
+        outage.away = False
+        house.behind_the_desks_back("601", Duty.PAUSED)
+        house.behind_the_desks_back("602", Duty.TALKING, "other-9.1")
+        house.behind_the_desks_back("603", Duty.PAUSED, "demo-1.1")
+        await asyncio.sleep(2)
+        assert house.duties()["601"] == ("reserved", "demo-1.1")
+        assert house.duties()["602"] == ("reserved", "demo-2.1")
+        assert house.duties()["603"][1] is None
+        assert "agent 601 was made paused meanwhile; reserved counts" in caplog.text
+        assert "agent 602 was made talking meanwhile; reserved counts" in caplog.text
+        assert house.ledger.refused_rows == 0
+
+
+async def test_an_agent_is_offered_one_call_however_many_wait_while_the_database_is_away():
+    async with opened("601") as house:
+        outage = Outage(house.engine)
+        outage.away = True
+        inboxes = [house.joins(f"demo-{n}.1") for n in range(5)]
+        [refused] = await asyncio.gather(house.desk.pause("601"), return_exceptions=True)
+        await settled()
+        assert isinstance(refused, FeatureRefused)
+        assert sum(len(inbox.agents) for inbox in inboxes) == 1
+        outage.away = False
+        await asyncio.sleep(2)
+        assert house.duties()["601"][0] == "reserved"
+
+
+async def test_a_pin_is_not_believed_while_the_database_is_away():
+    async with opened("601") as house:
+        Outage(house.engine).away = True
+        with pytest.raises(StoreUnavailable):
+            await house.desk.check_pin("601", PIN)
+
+
+async def test_changes_are_numbered_upwards_even_if_the_clock_is_set_back():
+    time = [BEGAN]
+    numbers, others = Numbers(lambda: time[0]), Numbers(lambda: time[0])
+    given = [numbers.next() for _ in range(3)]
+    time[0] -= 3600
+    given += [numbers.next() for _ in range(3)]
+    time[0] += 7200
+    given.append(numbers.next())
+    assert given == sorted(set(given))
+    assert given[-1] < 2**63
+    assert others.next() not in given
 
 
 async def test_expected_wait_follows_the_calls_that_were_handled():

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, delete, event, func, select, text, update
-from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from ari_app import store
@@ -31,7 +31,7 @@ from ari_app.ledger import RETRY_AFTER_S, InlineExecutor, Ledger, replay, timeli
 from ari_app.settings import PROJECT
 from ari_app.store import models
 from tests.fake.virtual_time import run_virtual
-from tests.unit.core_database import Outage, in_file, in_memory
+from tests.unit.core_database import LostAnswers, Outage, in_file, in_memory
 from tests.unit.test_journal import FullDisk
 
 CALL = "demo-1763763200.3"
@@ -312,21 +312,6 @@ async def test_closing_while_the_database_is_away_loses_nothing(tmp_path: Path, 
     await after.open()
     assert heard(engine) == [0, 1]
     await after.close()
-
-
-class LostAnswers:
-    """Commits whose answer does not arrive: the database has the rows, its user hears that it is away."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.losing = False
-        commit = engine.dialect.do_commit
-
-        def do_commit(connection: Any) -> None:
-            commit(connection)
-            if self.losing:
-                raise OperationalError("COMMIT", {}, sqlite3.OperationalError("the line was cut"))
-
-        engine.dialect.do_commit = do_commit  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("journal", [False, True])
