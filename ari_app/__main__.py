@@ -127,7 +127,7 @@ async def tell_supervisor(house: Hotline, reception: Reception) -> None:
 
 
 async def drain(asked: asyncio.Event, reception: Reception, pending: Pending, stop: Callable[[], None]) -> None:
-    """Once asked: no new calls; stops after the last one, when its recording is stored or has had its time."""
+    """Once asked: no new calls; stops after the last one, when its recording is stored or was refused."""
     await asked.wait()
     await reception.ready.wait()  # what an earlier controller left is to be served to the end as well
     log.info("draining: no new calls, %d in progress", len(reception.calls))
@@ -135,7 +135,7 @@ async def drain(asked: asyncio.Event, reception: Reception, pending: Pending, st
     with suppress(TimeoutError):
         async with asyncio.timeout(STORED_WITHIN_S):
             await asyncio.sleep(2 * SWEEP_EVERY_S)
-            while pending.count:  # noqa: ASYNC110 - kept for the metrics, which do not wait
+            while pending.untried:  # noqa: ASYNC110 - kept for the metrics, which do not wait
                 await asyncio.sleep(SWEEP_EVERY_S)
     log.info("drained")
     stop()
@@ -202,6 +202,8 @@ class Pending:
     """How many recordings wait for a store, for the metrics' thread to read."""
 
     count = 0
+    untried = 0
+    """Those among them that have not failed yet."""
 
 
 async def keep_recordings(house: Hotline, vault: Vault, pending: Pending) -> None:
@@ -215,7 +217,8 @@ async def keep_recordings(house: Hotline, vault: Vault, pending: Pending) -> Non
         try:
             async for told in vault.sweep(live):
                 await enter_recording(house, told)
-            pending.count = (await vault.backlog(live)).waiting
+            backlog = await vault.backlog(live)
+            pending.count, pending.untried = backlog.waiting, backlog.waiting - backlog.failing
         except StoreUnavailable as error:  # the spool keeps what could not be entered; the next sweep tells it again
             log.error("recordings wait for the database: %s", error)
         except Exception:  # an odd file must not end the calls in progress

@@ -24,6 +24,7 @@ from ari_app import notify
 from ari_app.instance import environment_of
 from ari_app.settings import PROJECT, Settings, load
 from ari_app.supervision import Standing, look
+from tests.asterisk.house_caller import Caller
 
 pytestmark = pytest.mark.asterisk
 
@@ -120,7 +121,7 @@ def hotline(tmp_path: Path) -> AbstractAsyncContextManager[Running]:
         shutil.copytree(PROJECT / "dialplan" / "prompts", prompts)
         settings = load(
             environment={}, instance="house-run", address=HOUSE, var_dir=str(tmp_path), prompts_dir=str(prompts),
-            recordings={"second": str(tmp_path / "away" / "second")},
+            recordings={"second": str(tmp_path / "away" / "second")}, trunk={"addresses": ["127.0.51.0/24"]},
         )  # fmt: skip
         heard: list[notify.Message] = []
         with socket.create_server((HOUSE, settings.metrics_port)) as somebody:
@@ -164,10 +165,7 @@ async def test_what_freezes_or_dies_is_replaced_and_the_rest_stays(hotline: Runn
         assert "house-run" in said
         assert "Traceback" not in said
 
-    code, said = await hotline.sanling("drain")
-    assert code == 0, said
-    assert "draining" in said
-    assert said.endswith("stopped\n")
+    await drained_with_people_on_the_line(hotline)
     assert hotline.process.wait(5) == 0
     assert look(hotline.settings) is None
     assert hotline.systemd_heard("READY") == ["1"]
@@ -175,5 +173,26 @@ async def test_what_freezes_or_dies_is_replaced_and_the_rest_stays(hotline: Runn
     assert "serving; 0 calls in progress" in hotline.systemd_heard("STATUS")
     assert hotline.systemd_heard("STATUS")[-1] == "stopping"
     assert hotline.systemd_heard("STOPPING") == ["1"]
-    assert (await hotline.sanling("drain"))[0] == 0
-    assert (await hotline.sanling("restart"))[0] == 1
+
+
+async def drained_with_people_on_the_line(hotline: Running) -> None:
+    """One is served to the end; one who calls meanwhile hears the fallback, and that to its end as well."""
+    served, late = (Caller(f"127.0.51.{230 + 10 * n + WORKER}", (HOUSE, 5060)) for n in range(2))
+    async with served, late:
+        await served.dial("12368")
+        await served.answered()
+        code, said = await hotline.sanling("drain", "--within", "1")
+        assert code == 1
+        assert "1 call in progress" in said
+        assert "ends after the last one" in said
+        await late.dial("12368")
+        await late.answered()
+        draining = asyncio.create_task(hotline.sanling("drain"))
+        await served.hang_up()
+        await hotline.until(lambda now: now.parts["controller"].pid is None, 15)
+        assert not late.hung_up_by_hotline.is_set()
+        assert not draining.done()
+        await late.hang_up()
+        code, said = await draining
+        assert code == 0, said
+        assert said.endswith("stopped\n")
