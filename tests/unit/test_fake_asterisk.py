@@ -106,6 +106,105 @@ async def test_another_client_takes_the_application(tmp_path: Path) -> None:
             await running
 
 
+async def test_each_controller_has_a_wire_of_its_own() -> None:
+    async with FakeAsterisk() as asterisk:
+        first, second = Client(asterisk.wire()), Client(asterisk.wire())
+        async with first:
+            await first.links.get()
+        turned_away = await asterisk.phones.caller("15400005678").dials("12368")
+        await turned_away.hears("fallback-sorry")
+        async with second:
+            await second.links.get()
+            await second.asterisk.ping()
+            asked = len(asterisk.requests)
+            with pytest.raises(Unreachable):
+                await first.asterisk.ping()
+            assert len(asterisk.requests) == asked
+            await asterisk.phones.caller("15400001234").dials("12368")
+            await second.arrivals.get()
+            assert first.arrivals.empty()
+
+
+async def test_what_was_asked_of_an_asterisk_that_dies_is_never_done(hotline: Hotline) -> None:
+    caller, id = await hotline.answers()
+    await hotline.client.channels.startMoh(channelId=id, mohClass="sanling")
+    hotline.asterisk.delays_next("POST", "^bridges$", 3.0)
+    asking = asyncio.create_task(hotline.client.bridges.create(type="mixing", bridgeId=f"{id}~bridge", name="talk"))
+    await asyncio.sleep(1)
+    events = len(hotline.asterisk.events)
+    await hotline.asterisk.dies()
+    with pytest.raises(Unreachable):
+        await asking
+    assert isinstance(await hotline.client.links.get(), LinkDown)
+    await hotline.asterisk.starts_again()
+    up = await hotline.client.links.get()
+    assert isinstance(up, LinkUp)
+    assert not up.snapshot.channels
+    await asyncio.sleep(10)
+    assert not hotline.asterisk.ghosts()
+    assert len(hotline.asterisk.events) == events
+    assert not hotline.asterisk.missed
+    assert caller.state == "talking"
+    assert [
+        round(sound.seconds(caller.began_at + 99)) for sound in caller.ear.sounds if sound.what == "hold-music"
+    ] == [1]
+    assert not hotline.asterisk.recorded
+    caller.hang_up()
+    assert caller.state == "ended"
+
+
+async def test_a_dead_asterisk_takes_no_calls_and_leaves_phones_in_their_talk(hotline: Hotline) -> None:
+    agent = await hotline.asterisk.phones.agent("601")
+    talking = await agent.dials("*111234")
+    id = (await hotline.client.arrivals.get()).event.channel.id
+    await hotline.client.channels.answer(channelId=id)
+    await hotline.asterisk.dies()
+    unheard = await hotline.asterisk.phones.caller("15400001234").dials("12368")
+    await talking.keys("1")
+    await talking.says("prompt")
+    assert (unheard.state, talking.state) == ("calling", "talking")
+    await hotline.asterisk.starts_again()
+    await hotline.client.links.get()
+    await hotline.client.links.get()
+    for n, code in ((1, 486), (2, 0)):
+        offer = f"{id}~offer-{n}"
+        await hotline.client.channels.create(endpoint="PJSIP/601", channelId=offer, app="sanling")
+        await asyncio.sleep(0.1)
+        await hotline.client.channels.dial(channelId=offer, timeout=10)
+        await asyncio.sleep(0.1)
+        assert agent.calls[-1].code == code
+        talking.hang_up()
+
+
+async def test_what_a_frozen_asterisk_was_asked_is_done_when_it_thaws(hotline: Hotline) -> None:
+    caller, id = await hotline.answers()
+    hotline.asterisk.freezes()
+    asking = hotline.asterisk.request("DELETE", f"channels/{id}", {}, None, blocking=False, timeout_s=2)
+    with pytest.raises(RequestTimeout):
+        await asking
+    new = await hotline.asterisk.phones.caller("15400005678").dials("12368")
+    await asyncio.sleep(1)
+    assert hotline.client.linked
+    assert hotline.client.links.empty()
+    await asyncio.sleep(2)
+    assert isinstance(await hotline.client.links.get(), LinkDown)
+    assert (caller.state, new.state) == ("talking", "calling")
+    hotline.asterisk.thaws()
+    await caller.ended()
+    assert isinstance(await hotline.client.links.get(), LinkUp)
+
+
+async def test_a_new_caller_falls_back_at_once_and_one_who_was_looked_up_after_four_seconds(hotline: Hotline) -> None:
+    caller, id = await hotline.answers()
+    await hotline.client.channels.play(channelId=id, media="sound:opening", playbackId=f"{id}~play-1")
+    await hotline.client.channels.continueInDialplan(channelId=id, context="case-context", extension="s", priority=1)
+    hotline.asterisk.drop_link()
+    new = await hotline.asterisk.phones.caller("15400005678").dials("12368")
+    assert (await new.hears("fallback-sorry")).at_s < 0.1
+    await caller.hears("opening")
+    assert (await caller.hears("fallback-sorry")).at_s == pytest.approx(6.0, abs=0.1)
+
+
 async def test_trouble_to_order(hotline: Hotline) -> None:
     _, id = await hotline.answers()
     hotline.asterisk.refuses_next("POST", "/play", 500)
