@@ -93,6 +93,20 @@ class Postgres:
         while any(_name(pid) == "postgres" for pid in family) and time.monotonic() < until:
             time.sleep(0.02)
 
+    def freeze(self) -> None:
+        """All its processes stand still; the kernel goes on accepting and acknowledging for them."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._running is not None
+        for pid in _below(self._running.pid):
+            if _name(pid) == "postgres":
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
     def _make(self) -> None:
         root = roots.fetch("postgresql", SUITE, PACKAGES, progress=self._progress)
         self._root = root

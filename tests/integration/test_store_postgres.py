@@ -7,6 +7,7 @@ import logging
 import secrets
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,14 @@ def database(server: Postgres, template: str) -> str:
 @pytest.fixture
 def engine(server: Postgres, database: str) -> Iterator[Engine]:
     opened = store.open_engine(server.url(database))
+    yield opened
+    opened.dispose()
+
+
+@pytest.fixture
+def controllers(server: Postgres, database: str) -> Iterator[Engine]:
+    """As the controller opens it: a server that does not answer is given up."""
+    opened = store.open_engine(server.url(database), answer_within_s=3.0)
     yield opened
     opened.dispose()
 
@@ -259,6 +268,111 @@ async def test_the_ledger_outlives_its_server(server, engine, how, caplog):
     count = await ledger.ask(lambda s: s.scalar(select(func.count()).select_from(models.PromptHeard)))
     assert count == 4
     await ledger.close()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["restart", "crash"])
+async def test_a_server_that_goes_in_the_middle_of_writing_costs_no_row_and_doubles_none(
+    server, controllers, how, tmp_path: Path, caplog
+):
+    caplog.set_level(logging.CRITICAL)
+    ledger = Ledger(controllers, journal=tmp_path)
+    ledger.write(call())
+    n = 0
+
+    async def writes(seconds: float) -> None:
+        nonlocal n
+        until = asyncio.get_running_loop().time() + seconds
+        while asyncio.get_running_loop().time() < until:
+            ledger.write(*(prompt(n + more) for more in range(3)))
+            n += 3
+            await asyncio.sleep(0.001)
+
+    await writes(0.5)
+    for _ in range(2):
+        writing = asyncio.create_task(writes(1.0))
+        await asyncio.sleep(0.1)
+        server.stop(how)  # here, not in a thread: bubblewrap dies with the thread that started it
+        server.start()
+        await writing
+    await asyncio.sleep(2 * RETRY_AFTER_S + 0.5)
+    await ledger.flush()
+    assert (ledger.waiting_rows, ledger.refused_rows) == (0, 0)
+    assert await ledger.ask(lambda s: s.scalars(select(models.PromptHeard.n)).all()) == list(range(n))
+    assert await ledger.ask(lambda s: s.scalar(select(func.max(models.Journal.applied)))) == n + 1
+    await ledger.close()
+
+
+async def test_a_server_that_is_frozen_is_noticed_and_nothing_is_lost_or_doubled(
+    server, controllers, database, tmp_path: Path, caplog
+):
+    """SIGSTOP: connections stay, questions are never answered. Nobody waits for it longer than 2 s."""
+    caplog.set_level(logging.CRITICAL)
+    staffed(controllers, "601", "602")
+    ledger = Ledger(controllers, journal=tmp_path)
+    desk = Desk(ledger, Queue(), lambda: BEGAN)
+    await desk.open()
+    loop = asyncio.get_running_loop()
+    lag: list[float] = [0.0]
+
+    async def watch() -> None:
+        while True:
+            before = loop.time()
+            await asyncio.sleep(0.005)
+            lag.append(loop.time() - before - 0.005)
+
+    watching = asyncio.create_task(watch())
+    ledger.write(call(), prompt(0))
+    await ledger.flush()
+    server.freeze()
+    try:
+        began = loop.time()
+        ledger.write(prompt(1))
+        first, second = Inbox(), Inbox()
+        desk.join("demo-1.1", BEGAN, first)
+        desk.join("demo-2.1", BEGAN, second)
+        with pytest.raises(StoreUnavailable):
+            await ledger.look_up(lambda s: s.get(models.Call, CALL))
+        assert loop.time() - began < 2.2
+        while not second.agents:
+            await asyncio.sleep(0.05)
+            assert loop.time() - began < 4.5
+        assert (first.agents, second.agents) == (["601"], ["602"])
+        while not ledger._retry:
+            await asyncio.sleep(0.05)
+            assert loop.time() - began < 9, "the ledger's thread is stuck"
+        before = loop.time()
+        await desk.talks("demo-1.1", "601")
+        with pytest.raises(StoreUnavailable):
+            await ledger.ask(lambda s: s.get(models.Call, CALL))
+        assert loop.time() - before < 2.2
+    finally:
+        server.thaw()
+    await asyncio.sleep(2 * RETRY_AFTER_S + 2.5)
+    await desk.talks("demo-2.1", "602")
+    agents = await ledger.ask(
+        lambda s: s.execute(select(models.Agent.state, models.Agent.call_id).order_by(models.Agent.number)).all()
+    )
+    assert [tuple(row) for row in agents] == [("talking", "demo-1.1"), ("talking", "demo-2.1")]
+    changes = select(models.AgentState.agent, models.AgentState.now).order_by(models.AgentState.id)
+    assert [tuple(row) for row in await ledger.ask(lambda s: s.execute(changes).all())] == [
+        ("601", "reserved"), ("602", "reserved"), ("601", "talking"), ("602", "talking"),
+    ]  # fmt: skip
+    assert await ledger.ask(lambda s: s.scalars(select(models.PromptHeard.n)).all()) == [0, 1]
+    assert (ledger.waiting_rows, ledger.refused_rows) == (0, 0)
+    watching.cancel()
+    assert max(lag) < 0.5
+    desk.close()
+    await ledger.close()
+
+
+def test_a_lock_that_another_holds_is_not_waited_for_long(controllers, engine):
+    staffed(engine, "601")
+    with engine.connect() as other:
+        other.execute(update(models.Agent).values(state="paused"))
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable), store.session(controllers) as session:
+            session.execute(update(models.Agent).values(state="idle"))
+        assert time.monotonic() - began < 3.5
 
 
 async def test_what_postgres_refuses_is_logged_without_the_row(engine, caplog):
