@@ -83,7 +83,6 @@ UNSTICKS = {"ring", "first-key", "next-key", "speech", "whisper", "context", "fi
 """Timers each of which gets a call on."""
 NOT_IN_STASIS = (400, 422)
 """What addChannel answers when the channel has gone: 400 if it was destroyed, 422 if it is on its way out."""
-RELINK_WITHIN_S = 30.0
 RELINK_AGAIN_S = 0.2
 APOLOGY = ("fallback", "s", 1)
 CONTEXT = ("case-context", "s", 1)
@@ -290,7 +289,7 @@ class Call:
             raise
         except Exception:
             log.exception("call %s: broken in %s", self.id, self.progress.state.name)
-            self.outcome = "broken" if self.hotline.linked.is_set() else "lost"
+            self.outcome = "broken"
             await self._apologise()
         await self._close()
 
@@ -345,19 +344,18 @@ class Call:
             await self._through(partial(self._say, tuple(words)))
 
     async def _through(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Does `work`; if the link to Asterisk is down, again when it is up."""
+        """Does `work`; if the link to Asterisk is down, again when it is up: until then nobody knows of the call."""
         try:
             return await work()
         except Unreachable:
             log.info("call %s waits for Asterisk", self.id)
-        async with asyncio.timeout(RELINK_WITHIN_S):
-            while True:
-                await asyncio.sleep(RELINK_AGAIN_S)  # the news of a broken link comes after the request that it broke
-                await self.hotline.linked.wait()
-                try:
-                    return await work()
-                except Unreachable:
-                    continue
+        while True:
+            await asyncio.sleep(RELINK_AGAIN_S)  # the news of a broken link comes after the request that it broke
+            await self.hotline.linked.wait()
+            try:
+                return await work()
+            except Unreachable:
+                continue
 
     # ================================================================ hearing
 

@@ -76,7 +76,7 @@ class Reception:
         house = self._hotline
         await house.linked.wait()
         agent = agent_of(channel.name)
-        if kind == "inbound" and not self._draining and not getattr(house.ledger, "full", False):
+        if kind == "inbound" and not self._draining and not house.ledger.full:
             await self._take_call(arrival)
         elif kind == "feature" and agent is not None:
             await FeatureCall(

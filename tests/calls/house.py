@@ -29,6 +29,7 @@ from ari_app.staff import Access
 from ari_app.store import models
 from metrics.hotline import HotlineMetrics
 from tests.fake.asterisk import FakeAsterisk, lengths_of
+from tests.fake.exchange import EPOCH
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ STRANGER = "15400009999"
 LAWYER = "15400002001"
 """王建国 of 北京金衡律师事务所: firm 54 (金衡), name 954, licence …0417."""
 LANDLINE = "02150001234"
-BEGAN = 1_795_000_000.0
+BEGAN = EPOCH.timestamp()
 
 
 class Script:

@@ -1,0 +1,99 @@
+"""Asterisk is killed, freezes, or its line to us is cut, at every state of a call."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from sqlalchemy import select
+
+from ari_app.flow.sop import State
+from ari_app.store import models
+from tests.calls.house import LAWYER, PARTY, FakeHouse
+from tests.calls.paths import KEYS, WITH_AGENT, reach
+
+STATES = [*KEYS, State.RINGING, *WITH_AGENT]
+SAID_GOODBYE = (State.CLOSING, State.LEAVING)
+
+
+@pytest.fixture
+def hotline() -> FakeHouse:
+    return FakeHouse()
+
+
+async def callbacks(hotline: FakeHouse) -> list[tuple[str, str]]:
+    rows = await hotline.ask(lambda s: s.scalars(select(models.Callback)).all())
+    return [(row.number, row.reason) for row in rows]
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["controller-lives", "controller-dies-too"])
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.name)
+async def test_a_call_that_dies_with_asterisk_is_closed_as_lost_and_called_back(hotline, state, restarted):
+    agent = await hotline.agent_signs_in("601") if state in WITH_AGENT else None
+    caller, _ = await reach(hotline, state, agent)
+    await hotline.asterisk.dies()
+    if restarted:
+        await hotline.controller_dies()
+    await asyncio.sleep(3)
+    await hotline.asterisk.starts_again()
+    if restarted:
+        await hotline.controller_starts()
+    ending = await hotline.ending(within_s=20)
+    if state in SAID_GOODBYE:
+        assert ending.outcome == "handled"
+        assert await callbacks(hotline) == []
+    else:
+        assert (ending.outcome, ending.hung_up_by) == ("lost", "line")
+        assert await callbacks(hotline) == [(PARTY, "lost")]
+    if agent is not None:
+        await hotline.duty_becomes("601", "idle", within_s=60)
+    caller.hang_up()
+    await hotline.nothing_is_left()
+
+
+async def test_a_caller_without_a_number_is_lost_but_cannot_be_called_back(hotline):
+    caller = await hotline.rings(from_="anonymous")
+    await caller.answered()
+    await hotline.asterisk.dies()
+    await asyncio.sleep(3)
+    await hotline.asterisk.starts_again()
+    assert (await hotline.ending(within_s=20)).outcome == "lost"
+    assert await callbacks(hotline) == []
+
+
+async def test_the_hotline_serves_on_after_asterisk_was_restarted(hotline):
+    agent = await hotline.agent_signs_in("601")
+    _, offer = await reach(hotline, State.TALKING, agent, from_=LAWYER)
+    await hotline.asterisk.dies()
+    await asyncio.sleep(3)
+    await hotline.asterisk.starts_again()
+    offer.hang_up()  # the phone's own end of the dead call
+    await hotline.duty_becomes("601", "idle", within_s=60)
+    caller, _ = await reach(hotline, State.TALKING, agent)
+    caller.hang_up()
+    assert (await hotline.ending()).outcome == "handled"
+    await hotline.nothing_is_left()
+
+
+async def test_a_call_is_not_given_up_before_asterisk_is_back_however_long_that_takes(hotline):
+    await reach(hotline, State.PARTY_CASE)
+    await hotline.asterisk.dies()
+    await asyncio.sleep(300)
+    assert await hotline.ask(lambda s: s.scalars(select(models.Ending)).all()) == []
+    await hotline.asterisk.starts_again()
+    assert (await hotline.ending(within_s=20)).outcome == "lost"
+    assert await callbacks(hotline) == [(PARTY, "lost")]
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.name)
+async def test_a_call_outlives_an_asterisk_that_stood_still(hotline, state):
+    agent = await hotline.agent_signs_in("601") if state in WITH_AGENT else None
+    caller, _ = await reach(hotline, state, agent)
+    hotline.asterisk.freezes()
+    await asyncio.sleep(8)
+    hotline.asterisk.thaws()
+    await asyncio.sleep(20)
+    caller.hang_up()
+    ending = await hotline.ending(within_s=30)
+    assert ending.outcome in ("handled", "abandoned", "left_in_menu")
+    await hotline.nothing_is_left()
