@@ -329,6 +329,28 @@ def test_the_program_serves_until_sigterm(settings):
         assert "Traceback" not in said
 
 
+def test_it_says_that_it_serves_and_each_second_that_it_lives(settings, tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(tmp_path / "notify"))
+        supervisor.settimeout(5)
+        with subprocess.Popen(
+            [sys.executable, "-m", "agi_scripts"],
+            env=environment(settings) | {"NOTIFY_SOCKET": str(tmp_path / "notify")},
+        ) as program:
+            assert supervisor.recv(100) == b"READY=1\nSTATUS=serving"
+            assert call(settings.agi_port, PARTY) == OK
+            at = []
+            for _ in range(3):
+                assert supervisor.recv(100) == b"WATCHDOG=1"
+                at.append(time.monotonic())
+            program.send_signal(signal.SIGSTOP)
+            supervisor.settimeout(1.5)
+            with pytest.raises(TimeoutError):
+                supervisor.recv(100)
+            program.kill()
+    assert at[2] - at[1] < 1.5
+
+
 def test_a_taken_port_is_said_in_one_sentence(settings):
     with socket.create_server((ADDRESS, settings.agi_port)):
         done = subprocess.run(

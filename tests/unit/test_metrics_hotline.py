@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from metrics import dashboard
+from metrics import exporter as exporter_module
 from metrics.exporter import Exporter
 from metrics.hotline import (
     AGENT_STATES,
@@ -223,6 +224,39 @@ def test_the_port_is_free_again_after_closing_even_with_somebody_on_the_line(hot
 def test_a_taken_port_is_an_error_at_the_start(hotline):
     with socket.create_server((ADDRESS, 0)) as taken, pytest.raises(OSError, match="in use"):
         Exporter(hotline.registry, ADDRESS, taken.getsockname()[1], dict).start()
+
+
+@pytest.mark.real_time
+async def test_a_taken_port_is_tried_again_until_it_is_free(hotline, monkeypatch, caplog):
+    monkeypatch.setattr(exporter_module, "AGAIN_EVERY_S", 0.1)
+    with socket.create_server((ADDRESS, 0)) as taken:
+        port = taken.getsockname()[1]
+        running = asyncio.create_task(Exporter(hotline.registry, ADDRESS, port, dict).run())
+        await asyncio.sleep(0.25)
+        assert not running.done()
+        assert "the next try is in 0.1 s" in caplog.text
+    await asyncio.sleep(0.25)
+    assert (await asyncio.to_thread(fetch, port, "/health"))[0] == 200
+    running.cancel()
+    await asyncio.wait([running])
+    with socket.create_server((ADDRESS, port)):
+        pass
+
+
+@pytest.mark.real_time
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_server_that_broke_is_replaced(hotline, monkeypatch):
+    monkeypatch.setattr(exporter_module, "AGAIN_EVERY_S", 0.1)
+    exporter = Exporter(hotline.registry, ADDRESS, 0, dict)
+    running = asyncio.create_task(exporter.run())
+    await asyncio.sleep(0.05)
+    broken = exporter._server
+    monkeypatch.setattr(broken, "service_actions", lambda: 1 / 0)
+    await asyncio.sleep(0.5)
+    assert exporter._server is not broken
+    assert (await asyncio.to_thread(fetch, exporter.port, "/health"))[0] == 200
+    running.cancel()
+    await asyncio.wait([running])
 
 
 def test_counting_from_many_threads_loses_nothing(hotline):

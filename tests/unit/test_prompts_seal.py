@@ -231,6 +231,59 @@ def test_no_catalogue_at_all_is_refused(tmp_path: Path) -> None:
         Catalogue.load(tmp_path)
 
 
+class TestWhateverHolds:
+    """A controller that is started again among calls goes without a prompt rather than without callers."""
+
+    def test_a_missing_file_is_left_out_and_plays_again_once_it_is_back(
+        self, folder: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        file = folder / "audio" / "opening.alaw"
+        file.rename(folder / "kept")
+        catalogue = Catalogue.load_whatever_holds(folder)
+        assert catalogue.lacking == {"opening"}
+        assert "'opening', audio: there is no file" in caplog.text
+        assert "going on without 1 prompts: opening" in caplog.text
+        with pytest.raises(PromptAltered, match="'opening', audio: there is no file"):
+            catalogue.media("opening")
+        assert catalogue.media("summons")
+        (folder / "kept").rename(file)
+        assert catalogue.media("opening")
+        assert not catalogue.lacking
+
+    def test_altered_audio_is_left_out(self, folder: Path) -> None:
+        (folder / "audio" / "opening.alaw").write_bytes(b"\xd5" * 1600)
+        catalogue = Catalogue.load_whatever_holds(folder)
+        with pytest.raises(PromptAltered, match=r"'opening', audio: opening\.alaw is not what was sealed"):
+            catalogue.media("opening")
+
+    def test_wording_that_was_not_approved_is_not_played_whatever_it_is_sealed_with(self, folder: Path) -> None:
+        alter(folder / "catalogue.toml", "欢迎致电", "欢迎来电")
+        alter(folder / "catalogue.toml", "等待{", "等候{")
+        seal(folder)
+        catalogue = Catalogue.load_whatever_holds(folder)
+        assert catalogue.lacking == {"opening", *(f"wait-{n}" for n in range(1, 13))}
+        with pytest.raises(PromptAltered, match="'opening', wording: it is not what .* approved"):
+            catalogue.media("opening")
+
+    def test_a_line_of_the_seal_that_was_altered_costs_its_prompt(self, folder: Path) -> None:
+        alter(folder / "seal.toml", "opening = { text", "opening = { txt")
+        assert Catalogue.load_whatever_holds(folder).lacking == {"opening"}
+
+    def test_what_is_lost_while_it_runs_counts_as_lacking(self, folder: Path) -> None:
+        catalogue = Catalogue.load_whatever_holds(folder)
+        assert not catalogue.lacking
+        catalogue.audio("opening").unlink()
+        with pytest.raises(PromptAltered):
+            catalogue.media("opening")
+        assert catalogue.lacking == {"opening"}
+
+    @pytest.mark.parametrize("lost", ["audio", "seal.toml", "catalogue.toml"])
+    def test_where_nothing_holds_it_is_refused_all_the_same(self, folder: Path, lost: str) -> None:
+        (folder / lost).rename(folder / "kept")
+        with pytest.raises(PromptAltered):
+            Catalogue.load_whatever_holds(folder)
+
+
 class TestPlayback:
     def test_a_file_altered_after_loading_is_refused_when_played(self, folder: Path) -> None:
         catalogue = Catalogue.load(folder)
