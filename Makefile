@@ -12,7 +12,7 @@ UV := $(firstword $(shell command -v uv) $(wildcard $(BIN)/uv))
 COMPILE := pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
-.PHONY: help demo run doctor test lint check render lock clean
+.PHONY: help demo run doctor test lint faults check render lock clean
 
 help:  ## what each verb does
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
@@ -37,6 +37,10 @@ lint: $(READY)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/sanling sop --check
+
+faults: $(READY)  ## random calls and faults, then the laws: CALLS=1000 SEED=1 JSON=FILE; see docs/faults.md
+	@$(BIN)/python -m tests.faults $(if $(CALLS),--calls $(CALLS)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(JSON),--json "$(JSON)") $(FAULTS)
 
 check:  ## exactly what CI runs
 	@bash .ci/run

@@ -137,22 +137,21 @@ class Harm:
     # Processes
 
     async def _kill_controller(self, strike: Strike, _: float) -> None:
-        await self._signal_controller(strike, signal.SIGKILL)
+        if (pid := await self._pid(strike, "controller")) is not None:
+            os.kill(pid, signal.SIGKILL)
+            self._beside(self._until_control(strike, self._is_another("controller", pid)))
 
     async def _upgrade_controller(self, strike: Strike, _: float) -> None:
-        await self._signal_controller(strike, signal.SIGTERM)
+        """What `sanling restart` does after an upgrade: controller and AGI server end themselves and start anew."""
+        if (pid := await self._pid(strike, "controller")) is not None:
+            os.kill(self._house.process.pid, signal.SIGHUP)
+            self._beside(self._until_control(strike, self._is_another("controller", pid)))
 
     async def _freeze_controller(self, strike: Strike, _: float) -> None:
-        pid = await self._signal_controller(strike, signal.SIGSTOP)
-        if pid is not None:
+        if (pid := await self._pid(strike, "controller")) is not None:
+            os.kill(pid, signal.SIGSTOP)
             self._beside(self._thaw(strike, pid))
-
-    async def _signal_controller(self, strike: Strike, number: signal.Signals) -> int | None:
-        pid = await self._pid(strike, "controller")
-        if pid is not None:
-            os.kill(pid, number)
-            self._beside(self._until_control(strike, lambda: self._house.pid_of("controller") != pid))
-        return pid
+            self._beside(self._until_control(strike, self._is_another("controller", pid)))
 
     async def _thaw(self, strike: Strike, pid: int) -> None:
         if await _until(lambda: process(pid) is None, THAWED_AFTER_S):
@@ -167,8 +166,11 @@ class Harm:
             self._beside(self._until_replaced(strike, "agi", pid))
 
     async def _until_replaced(self, strike: Strike, name: str, old: int) -> None:
-        await _until(lambda: self._house.pid_of(name) not in (None, old), BACK_WITHIN_S)
+        await _until(self._is_another(name, old), BACK_WITHIN_S)
         strike.until = time.time()
+
+    def _is_another(self, name: str, old: int) -> Callable[[], bool]:
+        return lambda: self._house.pid_of(name) not in (None, old)
 
     async def _kill_asterisk(self, strike: Strike, _: float) -> None:
         pid = await self._pid(strike, "asterisk")
@@ -179,7 +181,7 @@ class Harm:
         self._beside(self._until_asterisk_serves(strike, pid))
 
     async def _until_asterisk_serves(self, strike: Strike, old: int) -> None:
-        await self._until_control(strike, lambda: self._house.pid_of("asterisk") not in (None, old))
+        await self._until_control(strike, self._is_another("asterisk", old))
         await self._on_asterisk_back()
 
     async def _pid(self, strike: Strike, name: str) -> int | None:

@@ -81,10 +81,20 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def cpu_s(pid: int) -> float:
-    """Seconds of processor time that a process has used."""
-    stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+def cpu_s(pid: int, *, below: bool = False) -> float:
+    """Seconds of processor time that a process has used, with `below` also by what it started; 0 if it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    used = sum(map(int, stat[11:15] if below else stat[11:13])) / os.sysconf("SC_CLK_TCK")
+    return used + (sum(cpu_s(child, below=True) for child in children(pid)) if below else 0.0)
+
+
+def machine_cpu_s() -> float:
+    """Seconds of processor time that everything on this machine has used."""
+    user, nice, system, _, _, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 class House:

@@ -85,7 +85,9 @@ class Evidence:
         return found
 
     def name(self, tape: Tape) -> str:
-        return f"call {tape.n} ({self.call_of.get(tape.n, 'not in the ledger')}, {tape.kind})"
+        call_id = self.call_of.get(tape.n, "")
+        outcome = self.endings[call_id].outcome if call_id in self.endings else "without an ending"
+        return f"call {tape.n} ({call_id or 'not in the ledger'}, {tape.kind}, {outcome})"
 
     def causes(self, since: float, until: float) -> list[str]:
         """Kinds of the faults that were there between two moments."""

@@ -21,7 +21,7 @@ from tests.faults.lightphone import EndedBy, Leg, Line
 
 HOTLINE = "12368"
 LONGEST_CALL_S = 60.0
-"""A caller who got nowhere gives up."""
+"""A caller who got nowhere gives up, at the latest."""
 KINDS = {"person": 30, "party": 16, "lawyer": 8, "wrong": 14, "muddled": 8, "silent": 4, "leaver": 20}
 """What callers do, by weight."""
 
@@ -133,16 +133,17 @@ class Tape:
 class Caller:
     """Carries a plan out."""
 
-    def __init__(self, plan: CallerPlan, line: Line) -> None:
+    def __init__(self, plan: CallerPlan, line: Line, longest_s: float = LONGEST_CALL_S) -> None:
         self.plan = plan
         self._line = line
+        self._longest_s = longest_s
 
     async def call(self) -> Tape:
         """Returns once the call is over."""
         plan = self.plan
         leg = self._line.invite(HOTLINE, plan.number)
         loop = asyncio.get_running_loop()
-        alarms = [loop.call_later(LONGEST_CALL_S, leg.hang_up)]
+        alarms = [loop.call_later(self._longest_s, leg.hang_up)]
         if plan.leaves_after_s is not None:
             alarms.append(loop.call_later(plan.leaves_after_s, leg.hang_up))
         try:
@@ -389,7 +390,7 @@ class Floor:
         """Registers every phone and signs every agent in; how many are."""
         signed_in = 0
         phones = list(self.phones.values())
-        for some in (phones[i : i + 8] for i in range(0, len(phones), 8)):
+        for some in (phones[i : i + 16] for i in range(0, len(phones), 16)):
             await asyncio.gather(*(phone.register() for phone in some))
             signed_in += sum(await asyncio.gather(*(phone.dial("*11") for phone in some)))
         self._tasks += [asyncio.create_task(phone.stay_registered()) for phone in phones]
