@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 from urllib.parse import quote
 
@@ -20,9 +19,8 @@ def open_reader(settings: Settings) -> Engine:
     milliseconds = max(1, round(settings.agi_deadline_s * 1000))
     url = make_url(settings.database)
     if url.get_backend_name() != "sqlite":
-        limits = f"-c statement_timeout={milliseconds} -c default_transaction_read_only=on"
-        patience = {"connect_timeout": str(max(1, math.ceil(settings.agi_deadline_s))), "options": limits}
-        return store.open_engine(url.update_query_dict(patience).render_as_string(hide_password=False))
+        url = url.update_query_dict({"options": "-c default_transaction_read_only=on"})
+        return store.open_engine(url.render_as_string(hide_password=False), answer_within_s=settings.agi_deadline_s)
     if url.database and url.database != ":memory:":  # a missing file is an error here, not a new database
         url = url.set(database=f"file:{quote(url.database)}").update_query_dict({"mode": "rw", "uri": "true"})
     engine = store.open_engine(url.render_as_string(hide_password=False))

@@ -1,7 +1,8 @@
 """The desk: callers who wait, agents who are free, and the offers that bring them together.
 
 An agent is reserved in the database before a phone rings, by one conditional UPDATE, so that no order of events gives
-an agent two calls. The desk is the only writer of agents' states; each change is a row of the ledger.
+an agent two calls. The desk is the only writer of agents' states; each change is a row of the ledger. While the
+database is away the desk goes on from its own memory, and the journal tells the database later what became of whom.
 """
 
 from __future__ import annotations

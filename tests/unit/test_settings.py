@@ -70,6 +70,7 @@ BAD = [
     ("SANLING_TRUNK__ADDRESSES", "carrier.example", "trunk.addresses"),
     ("SANLING_RECORDINGS__S3__ENDPOINT", "http://127.0.0.1:7480", "recordings.s3.bucket"),
     ("SANLING_RECORDINGS__MINIMUM_FREE_MB", "much", "recordings.minimum_free_mb"),
+    ("SANLING_LEDGER__JOURNAL_MB", "0", "ledger.journal_mb"),
     ("SANLING_RECORDINGS__LISTENING_COPIES", "perhaps", "recordings.listening_copies"),
     ("SANLING_QUEUE", "5", "queue"),
     ("SANLING_ADRESS", "127.0.0.1", "adress"),
