@@ -148,11 +148,11 @@ def reading(settings: Settings) -> Iterator[Session]:
 
 @app.command()
 def callbacks() -> None:
-    """Who asked to be called back, newest first."""
+    """Who is to be called back: first those whom Asterisk's death cut off, then as they asked."""
     settings = house_rules.load()
     table = Table("asked at", "number", "reason", "call", box=None)
     with reading(settings) as session:
-        for row in session.scalars(select(Callback).order_by(Callback.at.desc())):
+        for row in session.scalars(select(Callback).order_by(Callback.reason != "lost", Callback.at)):
             table.add_row(moment(row.at, settings), row.number, row.reason, row.id)
     out.print(table)
 

@@ -191,7 +191,7 @@ class FakeHouse(Script):
     async def controller_starts(self) -> None:
         """One that knows nothing but the ledger and what Asterisk holds; returns once it serves."""
         self._controller = controller = AsyncExitStack()
-        client = Client(self.asterisk)
+        client = Client(self.asterisk.wire())
         desk = Desk(self._ledger, self.settings.queue, self._now, on_wrapped_up=self._metrics.handled)
         controller.callback(desk.close)
         self.house = Hotline(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,7 +57,10 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             )
         )  # fmt: skip
         session.add(models.Call(id="cli-1795000100.4", caller_number=None, called_number="12368", at=AT + 100))
-        session.add(models.Callback(id="cli-1795000200.5", at=AT + 200, number="15400001002", reason="fallback"))
+        for at, number, reason in (
+            (AT + 300, "15400001003", "fallback"), (AT + 200, "15400001002", "fallback"), (AT + 400, "15400001004", "lost")
+        ):  # fmt: skip
+            session.add(models.Callback(id=f"cli-{at:.0f}.5", at=at, number=number, reason=reason))
     engine.dispose()
     return folder
 
@@ -78,10 +82,10 @@ def test_calls_newest_first(instance):
     assert len([line for line in sanling("calls", "--last", "1").output.splitlines() if "cli-" in line]) == 1
 
 
-def test_callbacks_are_shown_with_the_number_to_call(instance):
+def test_callbacks_are_shown_in_the_order_to_call_them_whom_we_cut_off_first(instance):
     result = sanling("callbacks")
     assert result.exit_code == 0, result.output
-    assert "15400001002" in result.output
+    assert re.findall(r"1540000\d{4}", result.output) == ["15400001004", "15400001002", "15400001003"]
 
 
 def test_a_call_is_replayed_with_its_timeline(instance):
