@@ -333,10 +333,9 @@ def test_it_says_that_it_serves_and_each_second_that_it_lives(settings, tmp_path
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
         supervisor.bind(str(tmp_path / "notify"))
         supervisor.settimeout(5)
-        with subprocess.Popen(
-            [sys.executable, "-m", "agi_scripts"],
-            env=environment(settings) | {"NOTIFY_SOCKET": str(tmp_path / "notify")},
-        ) as program:
+        told = environment(settings) | {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        program = subprocess.Popen([sys.executable, "-m", "agi_scripts"], env=told)
+        try:
             assert supervisor.recv(100) == b"READY=1\nSTATUS=serving"
             assert call(settings.agi_port, PARTY) == OK
             at = []
@@ -347,7 +346,9 @@ def test_it_says_that_it_serves_and_each_second_that_it_lives(settings, tmp_path
             supervisor.settimeout(1.5)
             with pytest.raises(TimeoutError):
                 supervisor.recv(100)
+        finally:
             program.kill()
+            program.wait()
     assert at[2] - at[1] < 1.5
 
 

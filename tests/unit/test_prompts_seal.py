@@ -262,7 +262,7 @@ class TestWhateverHolds:
         seal(folder)
         catalogue = Catalogue.load_whatever_holds(folder)
         assert catalogue.lacking == {"opening", *(f"wait-{n}" for n in range(1, 13))}
-        with pytest.raises(PromptAltered, match="'opening', wording: it is not what .* approved"):
+        with pytest.raises(PromptAltered, match=r"'opening', wording: it is not what .* approved"):
             catalogue.media("opening")
 
     def test_a_line_of_the_seal_that_was_altered_costs_its_prompt(self, folder: Path) -> None:
