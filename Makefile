@@ -12,7 +12,7 @@ UV := $(firstword $(shell command -v uv) $(wildcard $(BIN)/uv))
 COMPILE := pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
-.PHONY: help demo run doctor test lint faults check render lock clean
+.PHONY: help demo run restart drain doctor test lint faults check render lock clean
 
 help:  ## what each verb does
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
@@ -22,6 +22,12 @@ demo: $(READY)  ## set everything up, make one whole call and judge it; JSON=FIL
 
 run: $(READY)  ## the hotline, in the foreground; Ctrl-C ends it
 	@exec $(BIN)/sanling run
+
+restart: $(READY)  ## an upgrade: controller and AGI server anew, Asterisk and its calls stay
+	@$(BIN)/sanling restart
+
+drain: $(READY)  ## no new calls; stops after the last one; WITHIN=SECONDS waits that long at most
+	@$(BIN)/sanling drain $(if $(WITHIN),--within "$(WITHIN)")
 
 doctor: $(READY)  ## check each part, say what to do about a red one
 	@$(BIN)/sanling doctor
