@@ -42,7 +42,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=None, help="the same seed plans the same calls and faults")
     parser.add_argument("--json", type=Path, help="write the result here too")
     parser.add_argument("--rate", type=float, default=5.0, help="calls a second, on average")
-    parser.add_argument("--at-once", type=int, default=100, help="no more calls at once; the next one waits")
+    parser.add_argument("--at-once", type=int, default=60, help="no more calls at once; the next one waits")
     parser.add_argument("--longest", type=float, default=LONGEST_CALL_S, help="seconds after which a caller gives up")
     parser.add_argument("--agents", type=int, default=40)
     parser.add_argument("--fault-every", type=float, default=20.0, help="seconds between faults, on average; 0: none")
@@ -141,7 +141,8 @@ class Run:
 
     async def _states(self) -> dict[str, str]:
         try:
-            return await self.house.ask(lambda s: dict(s.execute(select(Agent.number, Agent.state)).all()))
+            rows = await self.house.ask(lambda s: s.execute(select(Agent.number, Agent.state)).all())
+            return {number: state for number, state in rows}
         except SanlingError:  # the wall is dark while the database is away
             return {}
 

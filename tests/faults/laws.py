@@ -69,8 +69,8 @@ class Evidence:
         by_number = {call.caller_number: call.id for call in self.calls.values() if call.caller_number}
         found, missing = {}, []
         for tape in sorted(self.tapes, key=lambda one: one.began_at):
-            if (call_id := by_number.get(normalise_number(tape.number))) is not None:
-                found[tape.n] = call_id
+            if (named := by_number.get(normalise_number(tape.number) or "")) is not None:
+                found[tape.n] = named
             elif tape.known:
                 missing.append(tape)
         nameless = [(began, call_id) for call_id, call in self.calls.items()
@@ -113,6 +113,11 @@ def every_call_ended(seen: Evidence) -> list[str]:
     wrong += [f"{number[:4]}…{number[-4:]} is {numbers.count(number)} calls of the ledger"
               for number in sorted(set(numbers)) if numbers.count(number) > 1]  # fmt: skip
     return wrong
+
+
+def no_call_broke(seen: Evidence) -> list[str]:
+    """No call was given up by the controller for what failed in it."""
+    return [f"{call_id} is broken" for call_id, ending in seen.endings.items() if ending.outcome == "broken"]
 
 
 def every_call_recorded(seen: Evidence) -> list[str]:
@@ -238,8 +243,8 @@ def lost_are_called_back(seen: Evidence) -> list[str]:
         if ending.outcome == "lost" and call_id in seen.calls and not entered(call_id):
             wrong.append(f"{call_id} was lost and nobody will call back")
     for tape in seen.tapes:
-        call_id = seen.call_of.get(tape.n)
-        if tape.ended_by != "cut" or not tape.known or call_id is None or call_id not in seen.endings:
+        call_id = seen.call_of.get(tape.n, "")
+        if tape.ended_by != "cut" or not tape.known or call_id not in seen.endings:
             continue
         ending = seen.endings[call_id]
         if (
@@ -291,6 +296,7 @@ def _within(seconds: float | None, limit_s: float) -> bool:
 
 LAWS: dict[str, Callable[[Evidence], list[str]]] = {
     "every call ended": every_call_ended,
+    "no call broke": no_call_broke,
     "every call recorded twice": every_call_recorded,
     "nothing left in Asterisk": nothing_left,
     "agents free": agents_free,

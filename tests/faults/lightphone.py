@@ -42,8 +42,8 @@ PHASES = 4
 LATE_FROM_S = 0.1
 """A line that comes so late to its packets is not a fair witness of that moment."""
 ALAW, KEYS_AT = 8, 101
-KEY_PACKETS, KEY_PAUSE_PACKETS = 5, 4
-"""100 ms of a key, 80 ms of nothing: Asterisk wants 80 and 45."""
+KEY_PACKETS, KEY_PAUSE_PACKETS = 5, 3
+"""100 ms of a key, 60 ms of nothing: Asterisk wants 80 and 45."""
 T1_S = 0.5
 """First retransmission of a request, then doubling. RFC 3261."""
 TRIES = 5

@@ -164,6 +164,11 @@ def _twice(world: World) -> None:
     world.call("faults-1795000006.9", "15490000001", T0 + 6, (Heard.RANG_ENOUGH, Heard.HUNG_UP), "left_in_menu")
 
 
+@plant("no call broke", f"{TWO} is broken")
+def _broken(world: World) -> None:
+    world.change(Ending, TWO, outcome="broken")
+
+
 @plant("every call recorded twice", "not in store second")
 def _one_copy(world: World) -> None:
     world.drop(Recording, ONE, "second")
