@@ -160,7 +160,7 @@ async def hotline(settings: Settings) -> AsyncIterator[tuple[Hotline, Vault, Pen
         watch=lambda verb, blocking, seconds, error: watch(metrics, blocking, seconds, error),
     )
     house = Hotline(settings, client, desk, ledger, catalogue, metrics, time.time, asyncio.Event())
-    metrics.register_agents(await ledger.ask(lambda s: list(s.scalars(select(models.Agent.number)))))
+    metrics.register_agents(await ledger.look_up(lambda s: list(s.scalars(select(models.Agent.number)))))
     pending = Pending()
     metrics.watch(
         calls_in_progress=lambda: len(client.mailboxes),

@@ -136,7 +136,7 @@ async def _recall_person(call: Call, past: Past) -> None:
     proven = next((one for one in reversed(past.identities) if one.verified), None)
     if proven is not None:
         try:
-            call.person = await call.hotline.ledger.ask(
+            call.person = await call.hotline.ledger.look_up(
                 lambda session: cases.person(session, party_id=proven.party_id, lawyer_id=proven.lawyer_id)
             )
         except StoreUnavailable as error:

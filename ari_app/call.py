@@ -610,7 +610,7 @@ class Call:
     async def _check_identity(self) -> None:
         role, answers = self.progress.role, dict(self.answers)
         try:
-            person, missing = await self.hotline.ledger.ask(lambda s: cases.check_identity(s, role, answers))
+            person, missing = await self.hotline.ledger.look_up(lambda s: cases.check_identity(s, role, answers))
         except StoreUnavailable:
             log.error("call %s: identity cannot be checked, the database is away", self.id)
             self.missing = REQUIRED[role]

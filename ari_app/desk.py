@@ -128,9 +128,15 @@ class Desk:
             talking = select(AgentState.agent, func.max(AgentState.at)).where(AgentState.now == Duty.TALKING.value)
             return agents, {number: at for number, at in session.execute(talking.group_by(AgentState.agent))}
 
-        agents, talked_since = await self._ledger.ask(read)
+        agents, talked_since = await self._ledger.look_up(read)
         self._agents = {agent.number: agent for agent in agents}
-        for agent in agents:
+        for change in self._ledger.waiting():
+            if isinstance(change, AgentChange) and (was := self._agents.get(change.agent)) is not None:
+                self._agents[was.number] = replace(
+                    was, duty=Duty(change.now), since=change.at, call_id=change.call_id,
+                    wrap_up_until=change.wrap_up_until,
+                )  # fmt: skip
+        for agent in list(self._agents.values()):
             if agent.duty in ON_A_CALL and agent.call_id not in calls:
                 await self._change(agent.number, Duty.IDLE, "hotline restarted")
             elif agent.duty is Duty.WRAP_UP:

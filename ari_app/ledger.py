@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -126,11 +126,15 @@ class Ledger:
         """Rows that are not written down: the database would not have them, or there was no room."""
 
     async def open(self) -> None:
-        """Applies what earlier processes left in the journal, before anything is read.
+        """Applies what earlier processes left in the journal. A database that can be read but takes no rows (SQLite
+        locked, disk full) gets them later; `left_open` and `waiting` tell them meanwhile.
 
-        Raises StoreUnavailable.
+        Raises StoreUnavailable if it cannot be read either.
         """
-        await self._all_applied()
+        try:
+            await self._all_applied()
+        except StoreUnavailable:
+            await self.look_up(lambda session: session.scalar(select(models.Journal.applied).limit(1)))
 
     # ------------------------------------------------------------ writing
 
@@ -231,25 +235,11 @@ class Ledger:
         finally:
             given_up.set()
 
-    async def close_calls_of_the_past(self, instance: str, now: float) -> None:
-        """Writes the ending of every call of `instance` that an earlier controller did not live to close."""
-
-        def unclosed(session: Session) -> list[str]:
-            query = (
-                select(Call.id)
-                .outerjoin(Ending, Ending.call_id == Call.id)
-                .where(Ending.call_id.is_(None), Call.id.startswith(f"{instance}-", autoescape=True))
-            )
-            return list(session.scalars(query))
-
-        for call_id in await self.ask(unclosed):
-            log.warning("call %s was cut off with an earlier controller", call_id)
-            self.write(
-                Ending(
-                    call_id=call_id, at=now, outcome="broken", hung_up_by="hotline", agent=None,
-                    answered_after_s=None, wait_s=0.0, talk_s=0.0, after_closing_s=None,
-                )
-            )  # fmt: skip
+    def waiting(self) -> list[Table | AgentChange]:
+        """What is journalled, here or by an earlier process, and perhaps not in the database; in order."""
+        records = [record for file in self._earlier for _, record in read(file)]
+        records += [record_of(line) for _, line in self._rows]
+        return [_row(record) for record in records if record is not None]
 
     async def flush(self) -> None:
         """Waits until what was written is committed, or was found impossible for now."""
@@ -457,6 +447,7 @@ class Ledger:
 
 AGENT_CHANGE = "agent change"
 _TABLES: dict[str, Any] = {table.__tablename__: table.__table__ for table in models.LEDGER}
+_MODELS: dict[str, Any] = {table.__tablename__: table for table in models.LEDGER}
 
 
 @cache
@@ -471,6 +462,13 @@ def _record(n: int, row: Table | AgentChange) -> Record:
     if values.get("id", "") is None:  # numbered by the database
         del values["id"]
     return Record(n, row.__tablename__, values)
+
+
+def _row(record: Record) -> Table | AgentChange:
+    if record.kind == AGENT_CHANGE:
+        return AgentChange(**record.values)
+    row: Table = _MODELS[record.kind](**record.values)
+    return row
 
 
 def _go_on_unless(given_up: threading.Event) -> None:
@@ -521,39 +519,53 @@ def _enter_change(session: Session, change: AgentChange) -> None:
 # ---------------------------------------------------------------- reading it back
 
 
-@dataclass(frozen=True)
+@dataclass
 class Past:
     """A call that is not closed, as its rows tell it."""
 
     call: Call
-    transitions: list[Transition]
-    identities: list[Identity]
-    offers: list[OfferEvent]
-    prompts_heard: int
+    transitions: list[Transition] = field(default_factory=list)
+    identities: list[Identity] = field(default_factory=list)
+    offers: list[OfferEvent] = field(default_factory=list)
+    prompts_heard: int = 0
 
 
-def open_calls(session: Session, instance: str) -> list[Past]:
-    """The calls of `instance` that have no ending yet: an earlier controller did not live to close them."""
-    query = (
+def left_open(session: Session, instance: str, waiting: Iterable[Table] = ()) -> list[Past]:
+    """The calls of `instance` that have no ending yet: an earlier controller did not live to close them.
+
+    `waiting`: rows that are in a journal and perhaps not in the database.
+    """
+    unclosed = (
         select(Call)
         .outerjoin(Ending, Ending.call_id == Call.id)
         .where(Ending.call_id.is_(None), Call.id.startswith(f"{instance}-", autoescape=True))
-        .order_by(Call.at)
     )
+    calls = {call.id: call for call in session.scalars(unclosed)}
+    more: dict[type[Table], dict[Any, Any]] = {}
+    for row in waiting:
+        more.setdefault(type(row), {})[_key(row)] = row
+    calls |= {call.id: call for call in more.get(Call, {}).values()}
+    for ending in more.get(Ending, {}).values():
+        calls.pop(ending.call_id, None)
 
-    def rows(model: type[Any], call: Call, *order: Any) -> list[Any]:
-        return list(session.scalars(select(model).where(model.call_id == call.id).order_by(*order)))
+    def rows(model: Any, call: Call) -> list[Any]:
+        found = {_key(row): row for row in session.scalars(select(model).where(model.call_id == call.id))}
+        return list((found | {key: row for key, row in more.get(model, {}).items() if row.call_id == call.id}).values())
 
     return [
         Past(
             call,
-            rows(Transition, call, Transition.n),
-            rows(Identity, call, Identity.n),
-            rows(OfferEvent, call, OfferEvent.at, OfferEvent.n),
+            sorted(rows(Transition, call), key=lambda row: int(row.n)),
+            sorted(rows(Identity, call), key=lambda row: int(row.n)),
+            sorted(rows(OfferEvent, call), key=lambda row: (row.at, row.n)),
             len(rows(PromptHeard, call)),
         )
-        for call in session.scalars(query).all()
+        for call in sorted(calls.values(), key=lambda call: call.at)
     ]
+
+
+def _key(row: Table) -> tuple[Any, ...]:
+    return tuple(getattr(row, column.key) for column in row.__table__.primary_key)
 
 
 @dataclass(frozen=True)

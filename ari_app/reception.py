@@ -14,7 +14,7 @@ from ari_app.call import APOLOGY, Call, Hotline, Resync, case_vars
 from ari_app.cases import normalise_number
 from ari_app.errors import StoreUnavailable
 from ari_app.features import FeatureCall, agent_of
-from ari_app.ledger import Past, open_calls
+from ari_app.ledger import Past, left_open
 from ari_app.privacy import mask
 from ari_app.reconcile import NO_GHOSTS, Ghosts, ghosts
 from ari_app.store import models
@@ -119,13 +119,14 @@ class Reception:
         client runs: no event may come before. Raises StoreUnavailable.
         """
         house = self._hotline
-        left_open = await house.ledger.ask(lambda session: open_calls(session, house.settings.instance))
-        self._left_open = {past.call.id: (past, house.client.mailboxes.open(past.call.id)) for past in left_open}
+        waiting = [row for row in house.ledger.waiting() if isinstance(row, models.Table)]
+        found = await house.ledger.look_up(lambda session: left_open(session, house.settings.instance, waiting))
+        self._left_open = {past.call.id: (past, house.client.mailboxes.open(past.call.id)) for past in found}
         await house.desk.open(self._left_open)
 
     async def _adopt(self, now: Snapshot) -> None:
-        left_open = list(self._left_open.values())
-        for past, inbox in left_open:
+        taken_up = list(self._left_open.values())
+        for past, inbox in taken_up:
             try:
                 call = await take_up(self._hotline, past, inbox, now)
             except (Unreachable, RequestTimeout):
@@ -140,8 +141,8 @@ class Reception:
                 self._group.create_task(self._serve(call), name=f"call {call.id}")
             del self._left_open[past.call.id]
         self._hotline.desk.all_are_back()
-        if left_open:
-            log.info("%d calls of an earlier controller are taken up", len(left_open))
+        if taken_up:
+            log.info("%d calls of an earlier controller are taken up", len(taken_up))
         self.ready.set()
 
     async def _give_up(self, past: Past, inbox: Mailbox) -> None:

@@ -122,3 +122,40 @@ async def test_one_kill_and_callers_in_every_kind_of_state(hotline):
     assert count >= 7
     assert set(stored.values()) == {2}
     assert outcomes.count("handled") >= 3
+
+
+async def test_asterisk_is_killed_and_whoever_was_cut_off_is_called_back_first(hotline):
+    agent = await hotline.agent_signs_in("603")
+    talking, talk = await reach(hotline, State.TALKING, agent, from_="15400009011")
+    waiting, _ = await reach(hotline, State.WAITING, from_="15400009012")
+    await asyncio.sleep(1)
+    os.kill(asterisk_of(hotline), signal.SIGKILL)
+    lost = {"15400009011", "15400009012"}
+
+    def closed(session: Any) -> tuple[set[str | None], set[str], set[str]]:
+        """Who was lost, who will be called back, whose call is recorded twice."""
+        calls = {c.id: c.caller_number for c in session.scalars(select(models.Call)) if c.caller_number in lost}
+        ended = {calls[e.call_id] for e in session.scalars(select(models.Ending)) if e.call_id in calls}
+        for call_id in calls:
+            ledger.replay(session, call_id)
+        asked = {b.number for b in session.scalars(select(models.Callback).where(models.Callback.reason == "lost"))}
+        stored = [calls[r.call_id] for r in session.scalars(select(models.Recording)) if r.call_id in calls]
+        return ended, asked & lost, {number for number in stored if stored.count(number) == 2}
+
+    for _ in range(60):
+        ended, asked, stored = await hotline.ask(closed)
+        if (ended, asked, stored) == (lost, lost, lost):
+            break
+        await asyncio.sleep(1)
+    assert (ended, asked, stored) == (lost, lost, lost)
+    for call in (talking, talk, waiting):
+        call.hang_up()
+    await hotline.duty_becomes("603", "idle", within_s=20)
+    await hotline.nothing_is_left()
+    newcomer, again = await reach(hotline, State.TALKING, agent, from_="15400009013")
+    newcomer.hang_up()
+    await again.ended()
+
+
+def asterisk_of(hotline: RealHouse) -> int:
+    return int((hotline.settings.run_dir / "run" / "asterisk.pid").read_text())

@@ -804,7 +804,7 @@ class FakeAsterisk(Exchange):
         digits = first
         while not digits.endswith("#") and len(digits) < 20 and not channel.hung_up:
             try:
-                digits += await asyncio.wait_for(channel.digits.get(), 8.0)
+                digits += await asyncio.wait_for(channel.digits.get(), 4.0)
             except TimeoutError:
                 break
         return re.sub(r"\D", "", digits)
