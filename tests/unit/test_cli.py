@@ -58,8 +58,10 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         )  # fmt: skip
         session.add(models.Call(id="cli-1795000100.4", caller_number=None, called_number="12368", at=AT + 100))
         for at, number, reason in (
-            (AT + 300, "15400001003", "fallback"), (AT + 200, "15400001002", "fallback"), (AT + 400, "15400001004", "lost")
-        ):  # fmt: skip
+            (AT + 300, "15400001003", "fallback"),
+            (AT + 200, "15400001002", "fallback"),
+            (AT + 400, "15400001004", "lost"),
+        ):
             session.add(models.Callback(id=f"cli-{at:.0f}.5", at=at, number=number, reason=reason))
     engine.dispose()
     return folder
@@ -122,6 +124,7 @@ def test_an_agent_is_added_and_told_once_how_to_sign_in(instance):
         (("replay", "cli-0.0"), "There is no call cli-0.0"),
         (("agents", "add", "601", "another"), "601 is taken"),
         (("agents", "add", "6", "short"), "3 to 8 digits"),
+        (("restart",), "does not run: start it with `make run`"),
     ],
 )
 def test_mistakes_are_sentences(instance, arguments, said):
@@ -129,6 +132,12 @@ def test_mistakes_are_sentences(instance, arguments, said):
     assert result.exit_code == 1
     assert isinstance(result.exception, SanlingError)
     assert said in str(result.exception)
+
+
+def test_what_does_not_run_is_drained(instance):
+    result = sanling("drain", "--within", "5")
+    assert result.exit_code == 0, result.output
+    assert "the hotline cli does not run" in result.output
 
 
 def test_the_manual_is_printed_and_its_file_is_up_to_date():
