@@ -31,8 +31,8 @@ SILENT_FOR_S = 4.0
 CHECKED_EVERY_S = 0.25
 RESTART_AFTER_S = (0.0, 0.2, 1.0, 2.0, 5.0, 10.0)
 """Before the first, second … restart of a child in a row; the last one goes on for ever."""
-STEADY_AFTER_S = 10.0
-"""A child that ran this long starts again from the shortest pause."""
+STEADY_AFTER_S = 2.0
+"""A child that served this long starts again at once: the pauses are for one that cannot serve."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,8 @@ class Kept:
         self._changed = changed
         self._process: asyncio.subprocess.Process | None = None
         self._spoke = False
+        self._ready_at = 0.0
+        self._served_s = 0.0
         self._patience_s = 0.0
         self._asked_to_end = False
         self._draining = False
@@ -109,7 +111,7 @@ class Kept:
                     return
             self._changed()
             if not self._at_once.is_set():
-                pause = pauses.next()
+                pause = pauses.after(self._served_s)
                 if pause:
                     self._notice(Notice(self.name, "waiting", f"{pause:g} s"))
                 with suppress(TimeoutError):
@@ -121,6 +123,7 @@ class Kept:
     async def _live(self) -> int:
         """One process from its start to its end: its exit code, negative for a signal."""
         self.ready, self.said, self._spoke, self._asked_to_end = False, "", False, False
+        self._served_s = 0.0
         self._patience_s = READY_WITHIN_S
         async with notify.listen(self._folder / "run" / f"{self.name}.notify", self._hear) as address:
             with (self._folder / "log" / f"{self.name}.log").open("ab") as out:
@@ -141,6 +144,7 @@ class Kept:
             finally:
                 ended.cancel()
                 kill_group(process.pid)  # its own children are of no use without it
+                self._served_s = asyncio.get_running_loop().time() - self._ready_at if self.ready else 0.0
                 self._process, self.ready, self.said = None, False, ""
             return ended.result()
 
@@ -161,6 +165,7 @@ class Kept:
         self.ready = was_ready or message.get("READY") == "1"
         news, self.said = said != self.said or self.ready != was_ready, said
         if self.ready and not was_ready:
+            self._ready_at = asyncio.get_running_loop().time()
             self._notice(Notice(self.name, "ready"))
         if not self._asked_to_end:
             self._patience_s = SILENT_FOR_S if self.ready else max(self._patience_s, _asked_for(message))
@@ -175,19 +180,16 @@ def _asked_for(message: notify.Message) -> float:
 
 
 class Pauses:
-    """Growing pauses between restarts; a child that ran for a while begins anew."""
+    """Growing pauses between restarts; a child that served for a while begins anew."""
 
     def __init__(self) -> None:
         self._row = 0
-        self._since = asyncio.get_running_loop().time()
 
-    def next(self) -> float:
+    def after(self, served_s: float) -> float:
         """Seconds to wait before the restart that is due now."""
-        now = asyncio.get_running_loop().time()
-        self._row = 0 if now - self._since > STEADY_AFTER_S else self._row
+        self._row = 0 if served_s > STEADY_AFTER_S else self._row
         pause = RESTART_AFTER_S[min(self._row, len(RESTART_AFTER_S) - 1)]
         self._row += 1
-        self._since = now + pause
         return pause
 
 

@@ -143,6 +143,7 @@ class _Supervisor:
         self._draining = False
         self._asterisk = Part()
         self._asterisk_silent_s = 0.0
+        self._asterisk_up_at = 0.0
         self._ready_once = False
         self._status = ""
         self._terminal = sys.stderr.isatty()
@@ -213,6 +214,7 @@ class _Supervisor:
     async def _start_asterisk(self) -> None:
         await self._instance.start_asterisk()
         self._asterisk_silent_s = 0.0
+        self._asterisk_up_at = asyncio.get_running_loop().time()
         self._asterisk = Part(self._instance.asterisk_pid, True)
         self._notice(Notice("asterisk", "started", self._instance.asterisk_version))
         self._show()
@@ -221,13 +223,15 @@ class _Supervisor:
         pauses = Pauses()
         while True:
             code = await self._watch_asterisk()
+            served_s = asyncio.get_running_loop().time() - self._asterisk_up_at
             self._asterisk = Part()
             self._notice(Notice("asterisk", "ended", ending(code)))
             self._show()
             while not self._asterisk.ready:
-                if pause := pauses.next():
+                if pause := pauses.after(served_s):
                     self._notice(Notice("asterisk", "waiting", f"{pause:g} s"))
                     await asyncio.sleep(pause)
+                served_s = 0.0
                 try:
                     await self._start_asterisk()
                 except (SetUpFailed, OSError) as error:

@@ -35,6 +35,7 @@ def short_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (("READY_WITHIN_S", 2.0), ("SILENT_FOR_S", 0.6), ("CHECKED_EVERY_S", 0.05)):
         monkeypatch.setattr(processes, name, seconds)
     monkeypatch.setattr(processes, "STOPS_WITHIN_S", 0.4)
+    monkeypatch.setattr(processes, "STEADY_AFTER_S", 0.1)
     monkeypatch.setattr(processes, "RESTART_AFTER_S", (0.0, 0.3, 60.0))
 
 
@@ -146,12 +147,14 @@ async def test_one_who_dies_follows_at_once_then_after_pauses_that_grow(tmp_path
         await one.until("started", 6)  # and begins with the shortest pauses again
 
 
-async def test_one_who_ran_for_a_while_starts_from_the_shortest_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "STEADY_AFTER_S", 0.2)
-    pauses = processes.Pauses()
-    assert [pauses.next(), pauses.next()] == [0.0, 0.3]
-    await asyncio.sleep(0.55)
-    assert pauses.next() == 0.0
+async def test_one_who_served_for_a_while_follows_at_once_each_time(serving: Keeping) -> None:
+    for nth in range(1, 4):
+        await serving.until("ready", nth)
+        await asyncio.sleep(0.15)
+        os.kill(serving.pid, signal.SIGKILL)
+        ended, _ = await serving.until("ended", nth)
+        assert (await serving.until("started", nth + 1))[0] - ended < 0.2
+    assert serving.count("waiting") == 0
 
 
 async def test_its_own_children_go_with_it(tmp_path: Path) -> None:
