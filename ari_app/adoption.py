@@ -63,6 +63,9 @@ async def take_up(house: Hotline, past: Past, inbox: Mailbox, now: Snapshot) -> 
         if channel is not None:
             await call.hang_up()
     elif channel is None:
+        offer = call.offer
+        if call.bridge is not None and offer is not None and offer.joined_at is None:  # they met; nobody wrote it down
+            await call.joined(offer, call.story.state_since)
         call.inbox.put(Heard.HUNG_UP)
     else:
         call.remember_context(channel)

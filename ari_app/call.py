@@ -71,6 +71,8 @@ ANSWER_SETTLES_S = 0.4
 """From the answer to the first word: a line that has just been put through may swallow the first syllables."""
 SETTLES_S = 0.6
 """From joining to the first word: a phone may lose half a second when its stream turns from music to talk."""
+GOES_S = 0.3
+"""A channel that is hung up is gone after this."""
 STOP_TRIES = 3
 CONTEXT_TRIES = 5
 """After so many waits the call goes on without: its return from the dialplan was lost, or its AGI session hangs."""
@@ -572,7 +574,12 @@ class Call:
     async def _answer(self) -> None:
         with self._gone_is_hung_up():
             await self._hush()  # of an earlier greeting, which would keep the answer waiting
-            await self.hotline.client.channels.answer(channelId=self.id)
+            try:
+                await self.hotline.client.channels.answer(channelId=self.id)
+            except ServerError:  # "failed to answer": a caller who hangs up in this moment, if not something worse
+                await asyncio.sleep(GOES_S)
+                await self.hotline.client.channels.get(channelId=self.id)
+                raise
             if not self.adopted:
                 self.hotline.metrics.hotline_answered(self.hotline.clock() - self.began)
             self.watch_ceiling()
@@ -766,11 +773,12 @@ class Call:
         await self._hush()
         await self._stop_music()
         await self._stop_whisper()
-        await self._destroy_bridge()  # of an earlier talk
         bridge = talk_bridge(self.id, offer.n)
-        with suppress(Conflict):  # made just before the link broke
-            await client.bridges.create(bridgeId=bridge, type="mixing,dtmf_events", name=bridge)
-        self.bridge = bridge
+        if self.bridge != bridge:
+            await self._destroy_bridge()  # of an earlier talk
+            with suppress(Conflict):  # made just before the link broke
+                await client.bridges.create(bridgeId=bridge, type="mixing,dtmf_events", name=bridge)
+            self.bridge = bridge
         try:
             await client.bridges.addChannel(bridgeId=bridge, channel=[offer.channel])
         except (NotFound, Conflict, Invalid) as error:  # hung up in this moment: the caller waits on, and never knew
@@ -781,7 +789,11 @@ class Call:
         with self._gone_is_hung_up():
             await client.bridges.addChannel(bridgeId=bridge, channel=[self.id])
         await asyncio.sleep(SETTLES_S)
-        offer.joined_at = self.hotline.clock()
+        await self.joined(offer, self.hotline.clock())
+
+    async def joined(self, offer: Offer, at: float) -> None:
+        """Caller and agent hear each other since `at` (Unix seconds)."""
+        offer.joined_at = at
         self.served_by = offer.agent
         await self.hotline.desk.talks(self.id, offer.agent)
         self._offer_event("joined")

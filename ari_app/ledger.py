@@ -166,6 +166,11 @@ class Ledger:
         return len(self._rows)
 
     @property
+    def away(self) -> bool:
+        """The database takes no rows."""
+        return self._away
+
+    @property
     def full(self) -> bool:
         """There is room for the calls in progress, but for no new ones."""
         return self._bytes >= FULL_AT * self._limit_bytes
@@ -548,20 +553,22 @@ def left_open(session: Session, instance: str, waiting: Iterable[Table] = ()) ->
     for ending in more.get(Ending, {}).values():
         calls.pop(ending.call_id, None)
 
-    def rows(model: Any, call: Call) -> list[Any]:
-        found = {_key(row): row for row in session.scalars(select(model).where(model.call_id == call.id))}
-        return list((found | {key: row for key, row in more.get(model, {}).items() if row.call_id == call.id}).values())
+    pasts = {call.id: Past(call) for call in sorted(calls.values(), key=lambda call: call.at)}
 
-    return [
-        Past(
-            call,
-            sorted(rows(Transition, call), key=lambda row: int(row.n)),
-            sorted(rows(Identity, call), key=lambda row: int(row.n)),
-            sorted(rows(OfferEvent, call), key=lambda row: (row.at, row.n)),
-            len(rows(PromptHeard, call)),
-        )
-        for call in sorted(calls.values(), key=lambda call: call.at)
-    ]
+    def rows(model: Any) -> Iterable[Any]:
+        found = {_key(row): row for row in session.scalars(select(model).where(model.call_id.in_(pasts)))}
+        found |= {key: row for key, row in more.get(model, {}).items() if row.call_id in pasts}
+        return found.values()
+
+    for step_row in sorted(rows(Transition), key=lambda row: int(row.n)):
+        pasts[step_row.call_id].transitions.append(step_row)
+    for check in sorted(rows(Identity), key=lambda row: int(row.n)):
+        pasts[check.call_id].identities.append(check)
+    for event in sorted(rows(OfferEvent), key=lambda row: (row.at, row.n)):
+        pasts[event.call_id].offers.append(event)
+    for heard in rows(PromptHeard):
+        pasts[heard.call_id].prompts_heard += 1
+    return list(pasts.values())
 
 
 def _key(row: Table) -> tuple[Any, ...]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from pathlib import Path
+
+from sqlalchemy.orm import Session
 
 from ari_app.adoption import take_up
 from ari_app.ari.client import Arrival, LinkUp, Snapshot
@@ -125,25 +128,29 @@ class Reception:
         await house.desk.open(self._left_open)
 
     async def _adopt(self, now: Snapshot) -> None:
-        taken_up = list(self._left_open.values())
-        for past, inbox in taken_up:
-            try:
-                call = await take_up(self._hotline, past, inbox, now)
-            except (Unreachable, RequestTimeout):
-                log.warning("Asterisk went out of reach again; %d calls wait to be taken up", len(self._left_open))
-                return
-            except Exception:  # this one cannot be followed; its caller is apologised to, the others go on
-                log.exception("call %s cannot be taken up", past.call.id)
-                await self._give_up(past, inbox)
-            else:
-                self.calls[call.id] = call
-                self._hotline.metrics.call_adopted()
-                self._group.create_task(self._serve(call), name=f"call {call.id}")
-            del self._left_open[past.call.id]
+        count = len(self._left_open)
+        await asyncio.gather(*(self._adopt_one(*left, now) for left in list(self._left_open.values())))
+        if self._left_open:
+            log.warning("Asterisk went out of reach again; %d calls wait to be taken up", len(self._left_open))
+            return
         self._hotline.desk.all_are_back()
-        if taken_up:
-            log.info("%d calls of an earlier controller are taken up", len(taken_up))
+        if count:
+            log.info("%d calls of an earlier controller are taken up", count)
         self.ready.set()
+
+    async def _adopt_one(self, past: Past, inbox: Mailbox, now: Snapshot) -> None:
+        try:
+            call = await take_up(self._hotline, past, inbox, now)
+        except (Unreachable, RequestTimeout):
+            return
+        except Exception:  # this one cannot be followed; its caller is apologised to, the others go on
+            log.exception("call %s cannot be taken up", past.call.id)
+            await self._give_up(past, inbox)
+        else:
+            self.calls[call.id] = call
+            self._hotline.metrics.call_adopted()
+            self._group.create_task(self._serve(call), name=f"call {call.id}")
+        del self._left_open[past.call.id]
 
     async def _give_up(self, past: Past, inbox: Mailbox) -> None:
         house = self._hotline
@@ -273,13 +280,17 @@ class Reception:
             return
         at, number = request
         ledger = self._hotline.ledger
-        if await ledger.ask(lambda session: session.get(models.Callback, call_id)) is None:
+        known = partial(_is_entered, call_id)
+        if not await ledger.ask(known):
             ledger.write(models.Callback(id=call_id, at=at, number=number, reason="fallback"))
-            await ledger.flush()
             self._hotline.metrics.callback_left()
             log.info("call %s asked to be called back at %s", call_id, mask(number))
-        if not ledger.waiting_rows:
+        if await ledger.ask(known):
             remove(file)
+
+
+def _is_entered(call_id: str, session: Session) -> bool:
+    return session.get(models.Callback, call_id) is not None
 
 
 def waiting_requests(folder: Path) -> list[Path]:
