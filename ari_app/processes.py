@@ -26,7 +26,7 @@ log = logging.getLogger("sanling.house")
 
 STOPS_WITHIN_S = 5.0
 READY_WITHIN_S = 30.0
-SILENT_FOR_S = 4.0
+SILENT_FOR_S = 2.5
 """A child that serves and says nothing for so long is killed; it speaks every `notify.ALIVE_EVERY_S`."""
 CHECKED_EVERY_S = 0.25
 RESTART_AFTER_S = (0.0, 0.2, 1.0, 2.0, 5.0, 10.0)
