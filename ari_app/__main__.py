@@ -67,7 +67,10 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     failed = 0
     try:
-        asyncio.run(control(house_rules.load()))
+        settings = house_rules.load()
+        load_everything(settings)
+        if notify.stand_by():
+            asyncio.run(control(settings))
     except* SanlingError as errors:
         failed = 1
         for error in errors.exceptions:
@@ -76,6 +79,16 @@ def main() -> int:
         failed = 1
         log.critical("Another controller took this hotline over; two cannot serve the same calls. Stopping.")
     return failed
+
+
+def load_everything(settings: Settings) -> None:
+    """What takes a second when it is first used: done before it is our turn, and before the first caller."""
+    with suppress(SanlingError):  # it will be said when it is needed
+        Catalogue.load_whatever_holds(settings.prompts)
+        engine = store.open_engine(settings.database, answer_within_s=DATABASE_ANSWERS_WITHIN_S)
+        store.check_version(engine)
+        engine.dispose()
+    initials("三铃")
 
 
 async def control(settings: Settings) -> None:
@@ -100,7 +113,6 @@ async def control(settings: Settings) -> None:
                 group.create_task(tell_supervisor(house, reception), name="supervisor"),
                 group.create_task(drain(draining, reception, pending, stopping.set), name="drain"),
             ]
-            group.create_task(asyncio.to_thread(initials, "三铃"), name="pinyin")  # loaded before the first caller
             await stopping.wait()
             log.info("stopping")
             for task in tasks:

@@ -17,12 +17,16 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 VARIABLE = "NOTIFY_SOCKET"
-OF_THE_PROTOCOL = (VARIABLE, "WATCHDOG_USEC", "WATCHDOG_PID")
+STAND_BY = "STAND_BY"
+"""Set for a spare, which loads everything and then waits for its turn. Not of systemd's protocol."""
+YOUR_TURN = b"serve\n"
+OF_THE_PROTOCOL = (VARIABLE, "WATCHDOG_USEC", "WATCHDOG_PID", STAND_BY)
 """Variables that speak to one process; its children must not take them for their own."""
 
 READY = "READY=1"
@@ -51,6 +55,16 @@ def send(*lines: str) -> None:
         speaking.sendto(
             "\n".join(lines).encode()[:LONGEST_MESSAGE], f"\0{address[1:]}" if address[0] == "@" else address
         )
+
+
+def stand_by() -> bool:
+    """Waits for this process's turn if it was started as a spare: for a line on standard input. False: it will never
+    come, whoever started us is gone.
+    """
+    if STAND_BY not in os.environ:
+        return True
+    send(status("standing by"))
+    return sys.stdin.buffer.readline() == YOUR_TURN
 
 
 def status(text: str) -> str:

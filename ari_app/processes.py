@@ -12,8 +12,9 @@ import ctypes
 import logging
 import os
 import signal
+from asyncio.subprocess import DEVNULL
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ STOPS_WITHIN_S = 5.0
 READY_WITHIN_S = 30.0
 SILENT_FOR_S = 2.5
 """A child that serves and says nothing for so long is killed; it speaks every `notify.ALIVE_EVERY_S`."""
+MAKES_WAY_WITHIN_S = 1.0
+"""One that is restarted ends by itself in this time or is killed: its successor knows what to do either way."""
+SPARE_AFTER_S = 1.0
+"""A spare is loaded so long after the one before it serves, which has more urgent things to do."""
+SOCKETS = 8
 CHECKED_EVERY_S = 0.25
 RESTART_AFTER_S = (0.0, 0.2, 1.0, 2.0, 5.0, 10.0)
 """Before the first, second … restart of a child in a row; the last one goes on for ever."""
@@ -48,8 +54,39 @@ class Notice:
 Tell = Callable[[Notice], None]
 
 
+class _Child:
+    """One process; what it tells goes to `hear` once it serves."""
+
+    def __init__(self, hear: notify.Hear) -> None:
+        self.process: asyncio.subprocess.Process
+        self.spare = False
+        self.standing_by = asyncio.Event()
+        self.listening = AsyncExitStack()
+        self._hear = hear
+        self._serves = False
+
+    def heard(self, message: notify.Message) -> None:
+        if self._serves:
+            self._hear(message)
+        else:
+            self.standing_by.set()
+
+    def serve(self) -> None:
+        self._serves = True
+        if self.spare and self.process.stdin is not None:
+            self.process.stdin.write(notify.YOUR_TURN)
+
+    async def discard(self) -> None:
+        kill_group(self.process.pid)
+        await self.process.wait()
+        await self.listening.aclose()
+
+
 class Kept:
-    """One child process, started again whenever it ends, killed when it falls silent."""
+    """One child process, started again whenever it ends, killed when it falls silent.
+
+    With a spare, another process of the same kind has loaded everything and waits: it takes over at once.
+    """
 
     def __init__(
         self,
@@ -59,6 +96,8 @@ class Kept:
         folder: Path,
         notice: Tell,
         changed: Callable[[], None] = lambda: None,
+        *,
+        spare: bool = False,
     ) -> None:
         """`folder` has ``log/`` for what it prints and ``run/`` for its socket; `changed` hears of every news."""
         self.name = name
@@ -78,17 +117,28 @@ class Kept:
         self._asked_to_end = False
         self._draining = False
         self._at_once = asyncio.Event()
+        self._with_spare = spare
+        self._spare: _Child | None = None
+        self._preparing: asyncio.Task[None] | None = None
+        self._started = 0
 
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    def restart(self) -> None:
-        """Ends it, asked first and killed after a while; the next one starts at once."""
+    async def restart(self) -> None:
+        """Ends it, asked first and soon killed; the next one, of the code that is there now, starts at once. With a
+        spare, that one has loaded before.
+        """
+        if self._with_spare:
+            self._prepare(after_s=0.0)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(READY_WITHIN_S):
+                    await self._spare_is_ready()
         self._at_once.set()
         if self._process is not None:
             self._asked_to_end = True
-            self._patience_s = STOPS_WITHIN_S
+            self._patience_s = MAKES_WAY_WITHIN_S
             signal_to(self._process.pid, signal.SIGTERM)
 
     def drain(self) -> None:
@@ -120,37 +170,93 @@ class Kept:
                 self._at_once.clear()
                 pauses = Pauses()
 
+    # the spare
+
+    def _prepare(self, after_s: float) -> None:
+        if self._with_spare:
+            if self._preparing is not None:
+                self._preparing.cancel()
+            self._preparing = asyncio.get_running_loop().create_task(self._prepare_spare(after_s))
+
+    async def _prepare_spare(self, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        await self._discard_spare()
+        try:
+            self._spare = await self._start(spare=True)
+        except (OSError, SetUpFailed) as error:
+            log.warning("no spare %s: %s", self.name, error)
+
+    async def _spare_is_ready(self) -> None:
+        if self._preparing is not None:
+            await asyncio.wait([self._preparing])
+        if self._spare is not None:
+            await self._spare.standing_by.wait()
+
+    async def _discard_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            await spare.discard()
+
+    async def _next(self) -> _Child:
+        """The spare if it has loaded, else a new process."""
+        if self._preparing is not None:
+            self._preparing.cancel()
+        spare = self._spare
+        if spare is not None and spare.standing_by.is_set() and spare.process.returncode is None:
+            self._spare = None
+            return spare
+        await self._discard_spare()
+        return await self._start(spare=False)
+
+    async def _start(self, *, spare: bool) -> _Child:
+        self._started += 1
+        child = _Child(self._hear)
+        socket = self._folder / "run" / f"{self.name}-{self._started % SOCKETS}.notify"
+        address = await child.listening.enter_async_context(notify.listen(socket, child.heard))
+        environment = {**self._environment, notify.VARIABLE: address} | ({notify.STAND_BY: "1"} if spare else {})
+        try:
+            with (self._folder / "log" / f"{self.name}.log").open("ab") as out:
+                child.process = await start_child(self._command, environment, out, waits=spare)
+        except BaseException:
+            await child.listening.aclose()
+            raise
+        child.spare = spare
+        return child
+
     async def _live(self) -> int:
         """One process from its start to its end: its exit code, negative for a signal."""
         self.ready, self.said, self._spoke, self._asked_to_end = False, "", False, False
         self._served_s = 0.0
         self._patience_s = READY_WITHIN_S
-        async with notify.listen(self._folder / "run" / f"{self.name}.notify", self._hear) as address:
-            with (self._folder / "log" / f"{self.name}.log").open("ab") as out:
-                process = await start_child(self._command, {**self._environment, notify.VARIABLE: address}, out)
-            self._process = process
-            self._notice(Notice(self.name, "started", f"pid {process.pid}"))
-            self._changed()
-            ended = asyncio.ensure_future(process.wait())
-            try:
-                while not ended.done():
-                    await asyncio.wait([ended], timeout=CHECKED_EVERY_S)
-                    self._patience_s -= CHECKED_EVERY_S
-                    if self._patience_s <= 0 and not ended.done():
-                        self._kill(process)
-            except asyncio.CancelledError:
-                await asyncio.shield(end_child(process))
-                raise
-            finally:
-                ended.cancel()
-                kill_group(process.pid)  # its own children are of no use without it
-                self._served_s = asyncio.get_running_loop().time() - self._ready_at if self.ready else 0.0
-                self._process, self.ready, self.said = None, False, ""
-            return ended.result()
+        child = await self._next()
+        process = self._process = child.process
+        self._notice(Notice(self.name, "started", f"pid {process.pid}"))
+        child.serve()
+        self._changed()
+        ended = asyncio.ensure_future(process.wait())
+        try:
+            while not ended.done():
+                await asyncio.wait([ended], timeout=CHECKED_EVERY_S)
+                self._patience_s -= CHECKED_EVERY_S
+                if self._patience_s <= 0 and not ended.done():
+                    self._kill(process)
+        except asyncio.CancelledError:
+            if self._preparing is not None:
+                self._preparing.cancel()
+            await asyncio.shield(self._discard_spare())
+            await asyncio.shield(end_child(process))
+            raise
+        finally:
+            ended.cancel()
+            kill_group(process.pid)  # its own children are of no use without it
+            await child.listening.aclose()
+            self._served_s = asyncio.get_running_loop().time() - self._ready_at if self.ready else 0.0
+            self._process, self.ready, self.said = None, False, ""
+        return ended.result()
 
     def _kill(self, process: asyncio.subprocess.Process) -> None:
         if self._asked_to_end:
-            why = f"did not end within {STOPS_WITHIN_S:g} s"
+            why = f"did not end within {MAKES_WAY_WITHIN_S:g} s"
         else:
             why = f"silent for {SILENT_FOR_S:g} s" if self.ready else f"not ready within {READY_WITHIN_S:g} s"
         self._notice(Notice(self.name, "killed", why))
@@ -167,6 +273,7 @@ class Kept:
         if self.ready and not was_ready:
             self._ready_at = asyncio.get_running_loop().time()
             self._notice(Notice(self.name, "ready"))
+            self._prepare(SPARE_AFTER_S)
         if not self._asked_to_end:
             self._patience_s = SILENT_FOR_S if self.ready else max(self._patience_s, _asked_for(message))
         if news:
@@ -193,12 +300,16 @@ class Pauses:
         return pause
 
 
-async def start_child(command: Sequence[str], environment: Mapping[str, str], out: Any) -> asyncio.subprocess.Process:
-    """Starts a process in a group of its own that dies with us. Its working folder is the project."""
+async def start_child(
+    command: Sequence[str], environment: Mapping[str, str], out: Any, *, waits: bool = False
+) -> asyncio.subprocess.Process:
+    """Starts a process in a group of its own that dies with us. Its working folder is the project. One that `waits`
+    is told something on its standard input.
+    """
     inherited = {name: value for name, value in os.environ.items() if name not in notify.OF_THE_PROTOCOL}
     try:
         return await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=asyncio.subprocess.STDOUT,
+            *command, stdin=asyncio.subprocess.PIPE if waits else DEVNULL, stdout=out, stderr=asyncio.subprocess.STDOUT,
             env={**inherited, **environment}, cwd=PROJECT, start_new_session=True, preexec_fn=_die_with_parent,
         )  # fmt: skip
     except FileNotFoundError as error:

@@ -141,6 +141,7 @@ class _Supervisor:
         self._told = notice
         self._stop = asyncio.Event()
         self._draining = False
+        self._restarting: asyncio.Task[None] | None = None
         self._asterisk = Part()
         self._asterisk_silent_s = 0.0
         self._asterisk_up_at = 0.0
@@ -149,7 +150,15 @@ class _Supervisor:
         self._terminal = sys.stderr.isatty()
         settings = instance.settings
         self._children = {
-            name: Kept(name, command, environment_of(settings), settings.run_dir, self._notice, self._show)
+            name: Kept(
+                name,
+                command,
+                environment_of(settings),
+                settings.run_dir,
+                self._notice,
+                self._show,
+                spare=name == "controller",
+            )
             for name, command in CHILDREN.items()
         }
 
@@ -190,8 +199,13 @@ class _Supervisor:
         if self._terminal and not sys.stderr.isatty():
             self._stop.set()
             return
-        for child in self._children.values():
-            child.restart()
+        if self._restarting is None or self._restarting.done():
+            self._restarting = asyncio.get_running_loop().create_task(self._restart_children())
+
+    async def _restart_children(self) -> None:
+        """One after the other, so that they do not keep each other from starting."""
+        await self._children["agi"].restart()
+        await self._children["controller"].restart()
 
     def _drain(self) -> None:
         self._draining = True

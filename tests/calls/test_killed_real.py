@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from sqlalchemy import func, select
 from ari_app import ledger
 from ari_app.flow.sop import State
 from ari_app.store import models
+from ari_app.supervision import look
 from tests.calls.house import PARTY, Script
 from tests.calls.paths import reach
 from tests.calls.real import RealHouse, Running
@@ -29,26 +29,17 @@ def hotline() -> Script:
     return RealHouse(Running.of(os.environ.get("PYTEST_XDIST_WORKER", "alone"), {}))
 
 
-def controller_of(hotline: RealHouse) -> int:
+def controller_of(hotline: RealHouse) -> int | None:
     """The process id of this hotline's controller."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (entry / "cmdline").read_bytes().split(b"\0")
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        if b"ari_app" in command and parent == hotline.running.process.pid:
-            return int(entry.name)
-    raise AssertionError("there is no controller")
+    standing = look(hotline.settings)
+    assert standing is not None
+    return standing.parts["controller"].pid
 
 
-async def another_controller(hotline: RealHouse, than: int) -> int:
+async def another_controller(hotline: RealHouse, than: int) -> None:
     for _ in range(100):
-        try:
-            if (found := controller_of(hotline)) != than:
-                return found
-        except AssertionError:
-            pass
+        if controller_of(hotline) not in (than, None):
+            return
         await asyncio.sleep(0.05)
     raise AssertionError("the controller was not started again")
 
@@ -74,6 +65,7 @@ async def test_one_kill_and_callers_in_every_kind_of_state(hotline):
     waiting, _ = await reach(hotline, State.WAITING, from_="15400009003")
     greeted, _ = await reach(hotline, State.GREETING, from_="15400009006")
     killed = controller_of(hotline)
+    assert killed is not None
     killed_at = time.monotonic()
     os.kill(killed, signal.SIGKILL)
     await offer.picks_up()  # while nobody is there

@@ -34,7 +34,9 @@ DRAINS = SPEAKS + "signal.signal(signal.SIGUSR1, lambda *_: sys.exit(0)); live(n
 def short_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (("READY_WITHIN_S", 2.0), ("SILENT_FOR_S", 0.6), ("CHECKED_EVERY_S", 0.05)):
         monkeypatch.setattr(processes, name, seconds)
-    monkeypatch.setattr(processes, "STOPS_WITHIN_S", 0.4)
+    for name in ("STOPS_WITHIN_S", "MAKES_WAY_WITHIN_S"):
+        monkeypatch.setattr(processes, name, 0.4)
+    monkeypatch.setattr(processes, "SPARE_AFTER_S", 0.05)
     monkeypatch.setattr(processes, "STEADY_AFTER_S", 0.1)
     monkeypatch.setattr(processes, "RESTART_AFTER_S", (0.0, 0.3, 60.0))
 
@@ -42,13 +44,13 @@ def short_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 class Keeping:
     """A child that is kept, and what became of it, with the time of each notice."""
 
-    def __init__(self, folder: Path, program: str) -> None:
+    def __init__(self, folder: Path, program: str, *, spare: bool = False) -> None:
         for part in ("log", "run"):
             (folder / part).mkdir(exist_ok=True)
         self.folder = folder
         self.notices: list[tuple[float, Notice]] = []
         self._news = asyncio.Event()
-        self.kept = Kept("child", (sys.executable, "-c", program), {}, folder, self._told)
+        self.kept = Kept("child", (sys.executable, "-c", program), {}, folder, self._told, spare=spare)
         self.task = asyncio.create_task(self.kept.run())
 
     def _told(self, notice: Notice) -> None:
@@ -79,8 +81,8 @@ class Keeping:
 
 
 @asynccontextmanager
-async def keeping(folder: Path, program: str) -> AsyncIterator[Keeping]:
-    one = Keeping(folder, program)
+async def keeping(folder: Path, program: str, *, spare: bool = False) -> AsyncIterator[Keeping]:
+    one = Keeping(folder, program, spare=spare)
     try:
         yield one
     finally:
@@ -142,7 +144,7 @@ async def test_one_who_dies_follows_at_once_then_after_pauses_that_grow(tmp_path
         ended, _ = await one.until("ended", 2)
         assert 0.25 < (await one.until("started", 3))[0] - ended < 0.5
         assert (await one.until("waiting", 2))[1] == "60 s"
-        one.kept.restart()
+        await one.kept.restart()
         await one.until("started", 4)
         await one.until("started", 6)  # and begins with the shortest pauses again
 
@@ -176,7 +178,7 @@ async def test_a_restart_asks_first_and_kills_the_deaf(tmp_path: Path) -> None:
     deaf = "import signal; signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True));" + SERVES
     async with keeping(tmp_path, deaf) as one:
         await one.until("ready")
-        one.kept.restart()
+        await one.kept.restart()
         assert (await one.until("killed"))[1] == "did not end within 0.4 s"
         await one.until("ready", 2)
         assert one.printed() == ["asked"]
@@ -192,7 +194,7 @@ async def test_one_who_is_drained_ends_and_is_not_followed(tmp_path: Path) -> No
 
 async def test_one_who_dies_draining_is_followed_by_one_who_drains(tmp_path: Path) -> None:
     dies_once = SPEAKS + (
-        "import pathlib; mark = pathlib.Path(os.environ['NOTIFY_SOCKET'] + '.died')\n"
+        "import pathlib; mark = pathlib.Path(os.environ['NOTIFY_SOCKET']).with_name('died')\n"
         "def drained(*_):\n"
         "    if mark.exists(): sys.exit(0)\n"
         "    mark.touch(); os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -227,3 +229,62 @@ async def test_where_nothing_can_be_started_it_is_tried_again(tmp_path: Path) ->
         one.task.cancel()
         with suppress(asyncio.CancelledError):
             await one.task
+
+
+LOADS = SPEAKS + "time.sleep(0.5); print('loaded', flush=True); notify.stand_by() or sys.exit(5); live(notify.READY)"
+
+
+async def loaded(one: Keeping, times: int) -> None:
+    async with asyncio.timeout(10):
+        while one.printed().count("loaded") < times:  # noqa: ASYNC110 - a file
+            await asyncio.sleep(0.02)
+    await asyncio.sleep(0.1)
+
+
+async def test_a_spare_has_loaded_and_takes_over_at_once(tmp_path: Path) -> None:
+    async with keeping(tmp_path, LOADS, spare=True) as one:
+        for nth in range(1, 4):
+            await one.until("ready", nth)
+            await loaded(one, nth + 1)
+            os.kill(one.pid, signal.SIGKILL)
+            ended, _ = await one.until("ended", nth)
+            ready, _ = await one.until("ready", nth + 1)
+            assert ready - ended < 0.3, "less than it takes to load"
+        assert one.count("killed") == 0
+
+
+async def test_a_spare_that_has_died_or_is_not_there_yet_costs_the_loading_and_no_more(tmp_path: Path) -> None:
+    async with keeping(tmp_path, LOADS, spare=True) as one:
+        await one.until("ready")
+        await loaded(one, 2)
+        [spare] = [pid for pid in children_of(os.getpid()) if pid != one.pid]
+        os.kill(spare, signal.SIGKILL)
+        os.kill(one.pid, signal.SIGKILL)
+        await one.until("ready", 2)
+        os.kill(one.pid, signal.SIGKILL)  # before there is another one
+        await one.until("ready", 3)
+
+
+async def test_a_restart_loads_the_new_code_before_the_old_one_ends(tmp_path: Path) -> None:
+    async with keeping(tmp_path, LOADS, spare=True) as one:
+        await one.until("ready")
+        await loaded(one, 2)
+        await one.kept.restart()
+        ended, _ = await one.until("ended")
+        ready, _ = await one.until("ready", 2)
+        assert ready - ended < 0.3
+        assert one.printed().count("loaded") == 3, "the spare of the old code was not used"
+
+
+async def test_the_spare_ends_with_whoever_keeps_it(tmp_path: Path) -> None:
+    async with keeping(tmp_path, LOADS, spare=True) as one:
+        await one.until("ready")
+        await loaded(one, 2)
+        kept = children_of(os.getpid())
+        assert len(kept) == 2
+    assert not [pid for pid in kept if lives(pid)]
+
+
+def children_of(pid: int) -> list[int]:
+    listed = [Path(f"/proc/{pid}/task/{task}/children") for task in os.listdir(f"/proc/{pid}/task")]
+    return [int(child) for file in listed for child in file.read_text().split() if lives(int(child))]
