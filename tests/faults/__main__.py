@@ -164,18 +164,24 @@ class Run:
 
     async def _quiet(self) -> float:
         """Waits until nothing moves any more; how long that took."""
-        began = time.monotonic()
-        calm = 0
+        began, calm, told = time.monotonic(), 0, ""
         while time.monotonic() - began < QUIET_WITHIN_S and calm < 3:
             await asyncio.sleep(0.5)
-            calm = calm + 1 if await self._still() else 0
+            moving = await self._moving()
+            calm = 0 if moving else calm + 1
+            if moving and moving != told:
+                told = moving
+                self._say(f"  waiting for {moving}")
         self._say(f"quiet after {time.monotonic() - began:.0f} s{'' if calm else ': it did not become quiet'}")
         return time.monotonic() - began
 
-    async def _still(self) -> bool:
+    async def _moving(self) -> str:
+        """What is not at its end yet; "" if all is."""
         channels, bridges = await asyncio.to_thread(self._left_in_asterisk)
-        if channels or bridges or self._spool():
-            return False
+        if channels or bridges:
+            return f"{len(channels)} channels and {len(bridges)} bridges"
+        if spool := self._spool():
+            return f"{len(spool)} files in the spool, such as {spool[0]}"
         try:
             open_calls, held = await self.house.ask(
                 lambda s: (
@@ -185,8 +191,8 @@ class Run:
                 )
             )  # fmt: skip
         except SanlingError:
-            return False
-        return not open_calls and not held
+            return "the database"
+        return f"{open_calls} open calls and {held} agents" if open_calls or held else ""
 
     def _left_in_asterisk(self) -> tuple[list[str], list[str]]:
         try:

@@ -176,12 +176,24 @@ class Harm:
         pid = await self._pid(strike, "asterisk")
         if pid is None:
             return
+        links = await self._links(Strike(strike.kind, strike.at))
+        held = _inodes(links)
+        for link in links:
+            link.close()
+        strike.at = time.time()
         os.kill(pid, signal.SIGKILL)
         self._on_asterisk_killed(strike.at)
-        self._beside(self._until_asterisk_serves(strike, pid))
+        self._beside(self._until_asterisk_serves(strike, pid, held))
 
-    async def _until_asterisk_serves(self, strike: Strike, old: int) -> None:
-        await self._until_control(strike, self._is_another("asterisk", old))
+    async def _until_asterisk_serves(self, strike: Strike, old: int, held: set[int]) -> None:
+        """By a link that is none of those `held` before: a controller may believe in a dead one for a while."""
+        another = self._is_another("asterisk", old)
+
+        def linked_anew() -> bool:
+            controller = self._house.pid_of("controller")
+            return another() and controller is not None and not held & set(_sockets(controller).values())
+
+        await self._until_control(strike, linked_anew)
         await self._on_asterisk_back()
 
     async def _pid(self, strike: Strike, name: str) -> int | None:
@@ -210,7 +222,7 @@ class Harm:
     async def _break_links(self, strike: Strike, how: Callable[[socket.socket], None]) -> None:
         links = await self._links(strike)
         pid = self._house.pid_of("controller")
-        held = {os.fstat(link.fileno()).st_ino for link in links}
+        held = _inodes(links)
         for link in links:
             how(link)
             link.close()
@@ -345,6 +357,10 @@ def _sockets(pid: int) -> dict[int, int]:
                 if target.startswith("socket:["):
                     found[int(name)] = int(target[8:-1])
     return found
+
+
+def _inodes(links: list[socket.socket]) -> set[int]:
+    return {os.fstat(link.fileno()).st_ino for link in links}
 
 
 def _borrow(pid: int, number: int) -> socket.socket | None:
