@@ -80,7 +80,7 @@ class Strike:
     back_s: float | None = None
     """From the fault to control."""
     back_from_start_s: float | None = None
-    """From the start of the new controller to control."""
+    """From the start of the new controller to control; from the fault, if a spare one was there before."""
 
 
 def planned(seed: int, mean_s: float, weights: dict[str, int] | None = None) -> Iterator[Planned]:
@@ -316,8 +316,8 @@ class Harm:
             if parts.get("ari") and (gone() or (deaf and strike.kind == "controller frozen")):
                 strike.back_s = time.time() - strike.at
                 started = self._house.started_at("controller")
-                if started is not None and started > strike.at:
-                    strike.back_from_start_s = time.time() - started
+                if started is not None and strike.kind.startswith("controller"):
+                    strike.back_from_start_s = time.time() - max(started, strike.at)
                 break
             await asyncio.sleep(LOOK_EVERY_S)
         strike.until = time.time()

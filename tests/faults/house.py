@@ -198,11 +198,21 @@ class House:
             match name:
                 case "asterisk" if one.command and Path(one.command[0]).name == "asterisk":
                     return one
-                case "controller" if one.command[1:3] == ("-m", "ari_app") and one.parent == self.process.pid:
+                case "controller" if one.command[1:3] == ("-m", "ari_app") and self._serves(one.pid):
                     return one
                 case "agi" if one.command[1:3] == ("-m", "agi_scripts") and one.parent == self.process.pid:
                     return one
         return None
+
+    def _serves(self, pid: int) -> bool:
+        """Whether it is the controller, not a spare one: it has the lock's file open."""
+        lock = str(self.settings.run_dir / "controller.lock")
+        with contextlib.suppress(OSError):
+            for handle in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if os.readlink(handle) == lock:
+                        return True
+        return False
 
     async def ask(self, question: Any) -> Any:
         """The answer of `question`, asked of the database beside the event loop."""
