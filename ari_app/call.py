@@ -255,6 +255,7 @@ class Call:
         self.adopted = False
         self._reserved: str | None = None
         self._deaf_until = 0.0
+        self._unsure: str | None = None
         self._held_since: float | None = None
         self._held_s = 0.0
         self._plays = 0
@@ -974,12 +975,16 @@ class Call:
         speech: Speech | None = None
         if not media:
             return None
+        if self._unsure is not None:  # the link broke while that was asked for: it may be playing
+            await self._stop(self._unsure)
+        self._unsure = playback
         with self._gone_is_hung_up(None if side == "agent" else Heard.HUNG_UP):
             if channel is None:
                 await client.bridges.play(bridgeId=self.bridge or "", playbackId=playback, media=media)
             else:
                 await client.channels.play(channelId=channel, playbackId=playback, media=media)
             speech = Speech(playback, prompts, side, self.hotline.clock())
+        self._unsure = None
         return speech
 
     def _media(self, prompts: tuple[str, ...]) -> list[str]:
@@ -1014,10 +1019,13 @@ class Call:
 
     async def _stop_playback(self, speech: Speech) -> None:
         self._heard_prompts(speech, whole=False)
+        await self._stop(speech.playback)
+
+    async def _stop(self, playback: str) -> None:
         for _ in range(STOP_TRIES):
             try:
                 with self._gone_is_hung_up(None):
-                    await self.hotline.client.playbacks.stop(playbackId=speech.playback)
+                    await self.hotline.client.playbacks.stop(playbackId=playback)
                 return
             except ServerError:  # "could not stop": it has been taken, and has not begun
                 await asyncio.sleep(0.1)

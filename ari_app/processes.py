@@ -30,8 +30,10 @@ READY_WITHIN_S = 30.0
 SILENT_FOR_S = 2.5
 """A child that serves and says nothing for so long is killed; it speaks every `notify.ALIVE_EVERY_S`."""
 MAKES_WAY_WITHIN_S = 1.0
-"""One that is restarted ends by itself in this time or is killed: its successor knows what to do either way."""
-SPARE_AFTER_S = 1.0
+"""One that is restarted ends by itself in this time or is killed."""
+TAKES_OVER_WITHIN_S = 10.0
+"""A spare that had loaded is ready after this, or killed."""
+SPARE_AFTER_S = 0.3
 """A spare is loaded so long after the one before it serves, which has more urgent things to do."""
 SOCKETS = 8
 CHECKED_EVERY_S = 0.25
@@ -123,12 +125,19 @@ class Kept:
         self._started = 0
 
     @property
+    def ending(self) -> bool:
+        """It was asked to end, and has not yet."""
+        return self._asked_to_end
+
+    @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
     async def restart(self) -> None:
-        """Ends it, asked first and soon killed; the next one, of the code that is there now, starts at once. With a
-        spare, that one has loaded before.
+        """Ends it; the next one, of the code that is there now, starts at once.
+
+        Without a spare it is asked first. With one, the spare has loaded before, and takes up what a killed one left as
+        well as what one left that ended by itself, only sooner.
         """
         if self._with_spare:
             self._prepare(after_s=0.0)
@@ -139,7 +148,7 @@ class Kept:
         if self._process is not None:
             self._asked_to_end = True
             self._patience_s = MAKES_WAY_WITHIN_S
-            signal_to(self._process.pid, signal.SIGTERM)
+            signal_to(self._process.pid, signal.SIGKILL if self._with_spare else signal.SIGTERM)
 
     def drain(self) -> None:
         """Has it, and every successor, finish its work and end (SIGUSR1)."""
@@ -198,14 +207,16 @@ class Kept:
             await spare.discard()
 
     async def _next(self) -> _Child:
-        """The spare if it has loaded, else a new process."""
+        """The spare, even if it is still loading; else a new process."""
         if self._preparing is not None:
             self._preparing.cancel()
-        spare = self._spare
-        if spare is not None and spare.standing_by.is_set() and spare.process.returncode is None:
-            self._spare = None
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.process.returncode is None:
+            if spare.standing_by.is_set():
+                self._patience_s = TAKES_OVER_WITHIN_S
             return spare
-        await self._discard_spare()
+        if spare is not None:
+            await spare.discard()
         return await self._start(spare=False)
 
     async def _start(self, *, spare: bool) -> _Child:

@@ -178,6 +178,7 @@ class Reception:
                 house.metrics.ari_up(False)
                 continue
             away_since, self._away_since = self._away_since, None
+            owners = set(self._left_open)  # those of them that end at once are still in the snapshot
             if not self.ready.is_set():
                 await self._adopt(news.snapshot)
             house.linked.set()
@@ -188,7 +189,7 @@ class Reception:
             log.info("linked to Asterisk, %d channels there", len(news.snapshot.channels))
             if away_since is not None:
                 self._tell(news.snapshot, at=away_since, away_s=house.clock() - away_since)
-            await self._end(ghosts(news.snapshot, self._owners()))
+            await self._end(ghosts(news.snapshot, owners | self._owners()))
 
     def _owners(self) -> set[str]:
         return {owner for mailbox in self._hotline.client.mailboxes for owner in (mailbox.owner, *mailbox.aliases)}

@@ -204,7 +204,12 @@ class _Supervisor:
 
     async def _restart_children(self) -> None:
         """One after the other, so that they do not keep each other from starting."""
-        await self._children["agi"].restart()
+        agi = self._children["agi"]
+        await agi.restart()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOPS_WITHIN_S):
+                while not (agi.ready and agi.pid is not None and not agi.ending):  # noqa: ASYNC110 - said by a signal
+                    await asyncio.sleep(LOOKED_EVERY_S)
         await self._children["controller"].restart()
 
     def _drain(self) -> None:

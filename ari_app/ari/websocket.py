@@ -40,9 +40,9 @@ FRAME_LIMIT = 65_527
 ANSWER_LIMIT = 64 * 1024 * 1024
 """Bytes of a frame that we read. A list of 1,000 channels is about 1 MB; refusing it would cost the link."""
 
-PING_EVERY_S = 1.0
-PONG_WITHIN_S = 2.0
-"""Together with `PING_EVERY_S` and `CLOSE_WITHIN_S`: a half-open link is noticed after 3.5 s at the latest, before
+PING_EVERY_S = 0.5
+PONG_WITHIN_S = 1.5
+"""Together with `PING_EVERY_S` and `CLOSE_WITHIN_S`: a half-open link is noticed after 2.5 s at the latest, before
 any request on it has waited in vain."""
 
 CLOSE_WITHIN_S = 0.5

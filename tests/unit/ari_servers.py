@@ -23,6 +23,7 @@ NOTHING_GOING_ON: dict[str, Any] = {
     f"PUT applications/{APP}/eventFilter": {"name": APP},
     f"GET applications/{APP}": {"name": APP, "channel_ids": [], "bridge_ids": []},
     "GET channels": [],
+    "GET asterisk/info": {"status": {"startup_time": "2026-03-02T01:00:00.000+0000"}},
     "GET bridges": [],
     "GET asterisk/ping": {"ping": "pong"},
 }
