@@ -256,6 +256,7 @@ class Call:
         self._reserved: str | None = None
         self._deaf_until = 0.0
         self._unsure: str | None = None
+        self._happened_at: float | None = None
         self._held_since: float | None = None
         self._held_s = 0.0
         self._plays = 0
@@ -285,7 +286,8 @@ class Call:
             while self.progress.state is not State.ENDED:
                 heard = await self._hear(await self.inbox.get())
                 if heard is not None:
-                    await self.take(heard)
+                    at, self._happened_at = self._happened_at, None
+                    await self.take(heard, at)
         except asyncio.CancelledError:
             self._clear(*list(self._timers))
             self.inbox.close()
@@ -378,7 +380,8 @@ class Call:
                 self._reserved = None
                 await self.hotline.desk.withdraw(self.id, agent)
             case Resync():
-                return self._resync(event)
+                heard = self._resync(event)
+                return await self._ended_unheard() if heard is None and event.away_s else heard
             case events.ChannelDtmfReceived(digit=digit, channel=channel):
                 return await self._key(digit) if channel.id == self.id else self._agent_key(channel.id, digit)
             case events.PlaybackFinished(playback=playback):
@@ -425,6 +428,19 @@ class Call:
         if now.away_s >= UNHEARD_S and self.progress.state in ASKING:
             return Heard.RESUMED
         return self._out_of_silence()
+
+    async def _ended_unheard(self) -> Heard | None:
+        """What was being said when the link broke is over now: then it ended when it should have."""
+        speech = self.speech
+        if speech is not None:
+            try:
+                await self.hotline.client.playbacks.get(playbackId=speech.playback)
+            except NotFound:
+                self._happened_at = min(self.hotline.clock(), speech.at + self.seconds(speech.prompts))
+                return await self._speech_ended(whole=True)
+            except AriError as error:
+                log.info("call %s: what is being said cannot be looked up: %s", self.id, error)
+        return None
 
     def _out_of_silence(self) -> Heard | None:
         """What goes on if nothing else would: every state but a talk waits for something that has an end."""

@@ -84,7 +84,7 @@ class FeatureCall:
         except (PhoneGone, NotFound, Conflict):
             pass
         except (AriError, TimeoutError) as error:
-            log.error("agent %s's %s: %s", self.agent, code, error)
+            log.error("agent %s's %s: %s", self.agent, code, error or type(error).__name__)
             await self._hang_up()
         finally:
             self.inbox.close()

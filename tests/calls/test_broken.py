@@ -313,6 +313,19 @@ async def test_an_agent_who_answers_while_the_link_is_broken_is_joined_when_it_i
     await hotline.nothing_is_left()
 
 
+async def test_a_closing_that_ended_while_the_link_was_broken_ended_when_it_should(hotline):
+    agent = await hotline.agent_signs_in("601")
+    caller, _ = await reach(hotline, State.CLOSING, agent)
+    await asyncio.sleep(1)
+    hotline.asterisk.drop_link()
+    closing = await caller.hears("closing")
+    await asyncio.sleep(2)
+    hotline.asterisk.restore_link()
+    await caller.ended()
+    assert 4.9 <= caller.ended_at - caller.began_at - closing.until_s <= 5.3
+    assert (await hotline.ending()).outcome == "handled"
+
+
 async def test_the_link_that_breaks_while_something_is_asked_of_asterisk_breaks_no_call(hotline):
     caller, _ = await reach(hotline, State.PARTY_CASE)
     hotline.asterisk.delays_next("POST", r"/play", 0.5)
