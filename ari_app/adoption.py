@@ -12,13 +12,14 @@ What the caller has keyed so far lies on the caller's channel: personal data doe
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import PurePath
 
 from ari_app import cases
 from ari_app.ari.client import Snapshot
-from ari_app.ari.errors import AriError, NotFound
+from ari_app.ari.errors import AriError, NotFound, RequestFailed
 from ari_app.ari.mailboxes import Mailbox, owner_of
 from ari_app.call import (
     KEYED_AS,
@@ -34,9 +35,10 @@ from ari_app.call import (
 )
 from ari_app.errors import LedgerContradiction, StoreUnavailable
 from ari_app.flow.identity import Element
-from ari_app.flow.sop import IDENTIFYING, QUEUED, Do, Heard, State, step
+from ari_app.flow.sop import ELEMENTS, IDENTIFYING, QUEUED, ROLES, Do, Heard, State, step
 from ari_app.flow.story import Story
 from ari_app.ledger import Past
+from ari_app.store.models import OfferEvent
 
 log = logging.getLogger("sanling.adoption")
 
@@ -60,8 +62,12 @@ async def take_up(house: Hotline, past: Past, inbox: Mailbox, now: Snapshot) -> 
     call.bridge = next((b.id for b in now.bridges if call.offers and b.id == talk_bridge(call.id, call.offers)), None)
     await _settle_what_was_let_go(call, past, now)
     if call.progress.state is State.ENDED:
-        if channel is not None:
+        last = past.transitions[-1]
+        call.ended_at = last.at
+        if Do.HANG_UP.name in last.actions.split():
             await call.hang_up()
+        elif last.heard == Heard.LINE_LOST.name:
+            call.hung_up_by = "line"
     elif channel is None:
         offer = call.offer
         if call.bridge is not None and offer is not None and offer.joined_at is None:  # they met; nobody wrote it down
@@ -83,16 +89,45 @@ async def _settle_what_was_let_go(call: Call, past: Past, now: Snapshot) -> None
     kept = call.offer.channel if call.offer is not None else call.id
     for channel in now.channels:
         if owner_of(channel.id) == call.id and channel.id not in (call.id, kept):
-            with suppress(NotFound):
+            with _not_worth_a_call():
                 await client.channels.hangup(channelId=channel.id)
     for bridge in now.bridges:
         if owner_of(bridge.id) == call.id and bridge.id != call.bridge:
-            with suppress(NotFound):
+            with _not_worth_a_call():
                 await client.bridges.destroy(bridgeId=bridge.id)
     if call.offer is None:
-        if call.story.released_at is not None and call.served_by is not None:
-            await desk.wraps_up(call.id, call.served_by, call.talked_s, 0.0)
+        released_at = call.story.released_at
+        if released_at is not None and call.served_by is not None:
+            joined_at = max((one.at for one in past.offers if one.event == "joined"), default=released_at)
+            await desk.wraps_up(call.id, call.served_by, released_at - joined_at, 0.0, since=released_at)
+        await _settle_a_refusal(call, past)
         await desk.forget(call.id)
+
+
+async def _settle_a_refusal(call: Call, past: Past) -> None:
+    """RONA: an agent who did not take the last offer, and was still to be paused."""
+    offered = [row for row in past.transitions if {Do.RING_AGENT.name, Do.PAUSE_AGENT.name} & set(row.actions.split())]
+    last = offered[-1] if offered else None
+    if last is None or last.agent is None or Do.PAUSE_AGENT.name not in last.actions.split():
+        return
+    agent = call.hotline.desk.agent(last.agent)
+    if agent is not None and agent.call_id == call.id:
+        await call.was_not_taken(
+            call.offers, last.agent, Heard[last.heard], any(_ends(e) for e in past.offers if e.n == call.offers)
+        )
+
+
+def _ends(event: OfferEvent) -> bool:
+    return event.event not in ("offered", "answered", "joined")
+
+
+@contextmanager
+def _not_worth_a_call() -> Iterator[None]:
+    """Tidying up must not keep a call from being taken up."""
+    try:
+        yield
+    except RequestFailed as error:
+        log.info("%s", error)
 
 
 def _remember(call: Call, past: Past) -> None:
@@ -145,7 +180,8 @@ async def _recall_person(call: Call, past: Past) -> None:
         except StoreUnavailable as error:
             log.warning("call %s goes on without the caller's name: %s", call.id, error)
     if call.progress.state in NEEDS_ANSWERS:
-        for element, variable in KEYED_AS.items():
+        for element in _entered_since_the_role(past):
+            variable = KEYED_AS[element]
             try:
                 kept = await call.hotline.client.channels.getChannelVar(channelId=call.id, variable=variable)
             except NotFound:
@@ -156,6 +192,17 @@ async def _recall_person(call: Call, past: Past) -> None:
             call.answers[Element.MOBILE] = call.number or ""
 
 
+def _entered_since_the_role(past: Past) -> list[Element]:
+    """What was keyed as another, before, lies on the channel too."""
+    entered: list[Element] = []
+    for row in past.transitions:
+        if Heard[row.heard] in ROLES:
+            entered.clear()
+        elif row.heard == Heard.ENTERED.name:
+            entered.append(ELEMENTS[State[row.state]])
+    return entered
+
+
 async def _go_on(call: Call, now: Snapshot) -> None:
     """What is still under way is waited for; what ended unheard is heard now."""
     house, state = call.hotline, call.progress.state
@@ -164,13 +211,12 @@ async def _go_on(call: Call, now: Snapshot) -> None:
     match state:
         case State.RINGING:
             call.within("ring", call.began + settings.answering.delay_s - house.clock())
-        case State.FETCHING_CONTEXT:
-            if call.id in now.application.channel_ids:
-                call.inbox.put(Heard.CONTEXT_CAME if call.context.status != "unavailable" else Heard.CONTEXT_FAILED)
-            else:
-                call.wait_for_context()
-        case State.CLOSING | State.OVERTIME if call.story.closing_ended_at is None or state is State.CLOSING:
-            await _closing_goes_on(call)
+        case State.FETCHING_CONTEXT if call.id not in now.application.channel_ids:
+            call.wait_for_context()
+        case State.CLOSING:
+            _closing_goes_on(call)
+        case State.OVERTIME if call.story.closing_ended_at is None:
+            _closing_goes_on(call)
         case State.LEAVING | State.OVERTIME:
             await call.give_five_seconds()
         case State.TALKING:
@@ -200,14 +246,9 @@ async def _speech_under_way(call: Call) -> Speech | None:
     return None
 
 
-async def _closing_goes_on(call: Call) -> None:
-    """Being said: waited for. Said to its end while nobody listened: five seconds from then. Else said anew."""
-    if call.speech is not None or call.story.spoke is None:
-        return
-    over_at = call.story.spoke[1] + call.seconds(("closing",))
-    if over_at <= call.hotline.clock():
-        await call.take(Heard.PROMPT_ENDED, over_at)
-    else:
+def _closing_goes_on(call: Call) -> None:
+    """Being said: waited for. Else it is said again: it may never have been begun, and must be asked. SOP-6."""
+    if call.speech is None:
         call.inbox.put(Heard.RESUMED)
 
 
@@ -225,22 +266,11 @@ async def _waiting_goes_on(call: Call, now: Snapshot) -> None:
             offer.left = state is None
         call.inbox.put(Heard.OFFER_LOST if call.progress.state is State.OFFERING else Heard.AGENT_LEFT)
     elif call.progress.state is State.WHISPERING:
-        await _whisper_goes_on(call)
-    elif state == "Up" and (answered := call.agent_answered(offer.channel)) is not None:
-        call.inbox.put(answered)
-
-
-async def _whisper_goes_on(call: Call) -> None:
-    row, at = call.story.whispered or (0, 0.0)
-    name = playback_name(call.id, row, 0)
-    try:
-        await call.hotline.client.playbacks.get(playbackId=name)
-    except AriError:
-        call.inbox.put(Heard.WHISPER_ENDED)
-    else:
-        prompt = call.whisper_prompt()
-        call.whispered = Speech(name, (prompt,), "agent", at)
-        call.within("whisper", at + call.seconds((prompt,)) + PLAYBACK_GRACE_S - call.hotline.clock())
+        row, at = call.story.whispered or (0, 0.0)
+        call.whispered = Speech(playback_name(call.id, row, 0), (call.whisper_prompt(),), "agent", at)
+    elif state == "Up":
+        call.agent_answered(offer.channel)
+        call.inbox.put(Heard.AGENT_ANSWERED)
 
 
 def _talk_goes_on(call: Call, now: Snapshot, bridge: str | None) -> None:

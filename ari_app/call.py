@@ -206,6 +206,7 @@ class Offer:
     agent: str
     channel: str
     at: float
+    dialled: bool = False
     answered_at: float | None = None
     joined_at: float | None = None
     left: bool = False
@@ -253,6 +254,8 @@ class Call:
         self.offers = self.checks = self.prompts_heard = 0
         """How many of them there were: the next one's number."""
         self.adopted = False
+        self.ended_at: float | None = None
+        """When it was over, if not now."""
         self._reserved: str | None = None
         self._deaf_until = 0.0
         self._unsure: str | None = None
@@ -421,10 +424,10 @@ class Call:
             if offer.channel not in now.channels:
                 offer.left = True
                 return Heard.OFFER_LOST if offer.answered_at is None else self._agent_gone(offer.channel, 0)
-            if now.channels[offer.channel] == "Down":  # its coming was missed, so it was never dialled
+            if now.away_s and not offer.dialled:  # its coming was missed
                 return Heard.OFFER_LOST
-            if offer.answered_at is None and now.channels[offer.channel] == "Up":
-                return self.agent_answered(offer.channel)
+            if now.channels[offer.channel] == "Up" and self.progress.state is State.OFFERING:
+                return self.agent_answered(offer.channel) or Heard.AGENT_ANSWERED
         if now.away_s >= UNHEARD_S and self.progress.state in ASKING:
             return Heard.RESUMED
         return self._out_of_silence()
@@ -597,7 +600,7 @@ class Call:
                 await asyncio.sleep(GOES_S)
                 await self.hotline.client.channels.get(channelId=self.id)
                 raise
-            if not self.adopted:
+            if self._last_heard is Heard.RANG_ENOUGH:
                 self.hotline.metrics.hotline_answered(self.hotline.clock() - self.began)
             self.watch_ceiling()
             await asyncio.sleep(ANSWER_SETTLES_S)
@@ -664,7 +667,7 @@ class Call:
             for element in (Element.MOBILE, Element.CASE, Element.LICENCE)
         }
         context, extension, priority = CONTEXT
-        with self._gone_is_hung_up():
+        with self._gone_is_hung_up(), suppress(Conflict):  # asked before the link broke, and gone there already
             await self._hush()
             for variable, value in keyed.items():
                 await channels.setChannelVar(channelId=self.id, variable=variable, value=value)
@@ -737,6 +740,7 @@ class Call:
             timeout_s = ceil(self.hotline.settings.queue.offer_timeout_s)
             try:
                 await self.hotline.client.channels.dial(channelId=channel, timeout=timeout_s)
+                offer.dialled = True
             except (NotFound, Conflict) as error:
                 log.info("call %s: agent %s cannot be dialled: %s", self.id, offer.agent, error)
                 offer.left = isinstance(error, NotFound)
@@ -767,6 +771,14 @@ class Call:
             self.hotline.metrics.rona(offer.agent)
             await self.hotline.desk.did_not_answer(self.id, offer.agent, why)
 
+    async def was_not_taken(self, n: int, agent: str, heard: Heard, written: bool) -> None:
+        """Offer `n` ended so, and its agent was still to be paused; `written`: its end is in the ledger."""
+        why = OFFER_ENDED.get(heard, "refused")
+        if not written:
+            self._offer_ended(Offer(n, agent, offer_channel(self.id, n), self.hotline.clock()), why)
+            self.hotline.metrics.rona(agent)
+        await self.hotline.desk.did_not_answer(self.id, agent, why)
+
     def _offer_ended(self, offer: Offer, outcome: OfferOutcome) -> None:
         self._offer_event(outcome, offer)
         self.hotline.metrics.offer_ended(offer.agent, outcome)
@@ -775,6 +787,7 @@ class Call:
         if self.offer is None:
             return
         prompt = self.whisper_prompt()
+        await self._stop_whisper()
         self.whispered = await self._play((prompt,), "agent", self.offer.channel)
         self.within("whisper", self.seconds((prompt,)) + PLAYBACK_GRACE_S)
 
@@ -810,9 +823,11 @@ class Call:
 
     async def joined(self, offer: Offer, at: float) -> None:
         """Caller and agent hear each other since `at` (Unix seconds)."""
-        offer.joined_at = at
+        again, offer.joined_at = offer.joined_at is not None, offer.joined_at or at
         self.served_by = offer.agent
         await self.hotline.desk.talks(self.id, offer.agent)
+        if again:
+            return
         self._offer_event("joined")
         self.hotline.metrics.offer_ended(offer.agent, "answered")
         self.hotline.metrics.queue_left("answered", self.story.waited_s)
@@ -827,7 +842,7 @@ class Call:
             until = self.story.released_at or self.hotline.clock()
             talked = until - (offer.joined_at or until)
             self.talked_s += talked
-            await self.hotline.desk.wraps_up(self.id, offer.agent, talked - held, held)
+            await self.hotline.desk.wraps_up(self.id, offer.agent, talked - held, held, since=until)
         if self._parting is not None:
             await self._hush()
             await self._hang_up_agent(self._parting)
@@ -889,13 +904,18 @@ class Call:
         self._write_ending()
 
     def _write_ending(self) -> None:
-        now = self.hotline.clock()
+        now = self.ended_at or self.hotline.clock()
         story = self.story
         waited_s = story.waited_s + (now - story.waiting_since if story.waiting_since is not None else 0.0)
         outcome = self.outcome or self._outcome()
         after_closing = now - story.closing_ended_at if story.closing_ended_at is not None else None
         metrics = self.hotline.metrics
+        called_back = []
+        if outcome == "lost" and self.number is not None:  # before all others, in the same moment
+            called_back.append(models.Callback(id=self.id, at=now, number=self.number, reason="lost"))
+            metrics.callback_left()
         self.hotline.ledger.write(
+            *called_back,
             models.Ending(
                 call_id=self.id,
                 at=now,
@@ -906,10 +926,8 @@ class Call:
                 wait_s=waited_s,
                 talk_s=self.talked_s,
                 after_closing_s=after_closing,
-            )
+            ),
         )
-        if outcome == "lost":
-            self._promise_a_callback(now)
         short = outcome == "abandoned" and waited_s < SHORT_ABANDON_S
         if waited_s and outcome in ("abandoned", "ceiling", "lost", "broken"):
             metrics.queue_left("short_abandon" if short else cast(QueueResult, outcome), waited_s)
@@ -920,12 +938,6 @@ class Call:
             "call %s ended: %s, waited %.1f s, talked %.1f s, hung up by %s",
             self.id, outcome, waited_s, self.talked_s, self.hung_up_by,
         )  # fmt: skip
-
-    def _promise_a_callback(self, now: float) -> None:
-        """Whom Asterisk's death cut off is called back, before all others."""
-        if self.number is not None:
-            self.hotline.ledger.write(models.Callback(id=self.id, at=now, number=self.number, reason="lost"))
-            self.hotline.metrics.callback_left()
 
     def _outcome(self) -> Outcome:
         story = self.story

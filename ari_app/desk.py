@@ -303,16 +303,18 @@ class Desk:
 
         await self._surely(talk)
 
-    async def wraps_up(self, call_id: str, number: str, talked_s: float, held_s: float) -> None:
-        """The talk is over: wrap-up begins and ends by itself or by code."""
+    async def wraps_up(
+        self, call_id: str, number: str, talked_s: float, held_s: float, *, since: float | None = None
+    ) -> None:
+        """The talk is over since then (Unix seconds; None: now): wrap-up runs from there, ends by itself or by code."""
 
         async def wrap_up() -> None:
             if not self._holds(number, call_id):
                 return
-            until = self._clock() + self._queue.wrap_up_s
+            until = (self._clock() if since is None else since) + self._queue.wrap_up_s
             await self._change(number, Duty.WRAP_UP, "talk ended", wrap_up_until=until)
             self._talked[number] = (talked_s, held_s)
-            self._time_wrap_up(number, self._queue.wrap_up_s)
+            self._time_wrap_up(number, until - self._clock())
 
         await self._surely(wrap_up)
 

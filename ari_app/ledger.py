@@ -242,7 +242,10 @@ class Ledger:
 
     def waiting(self) -> list[Table | AgentChange]:
         """What is journalled, here or by an earlier process, and perhaps not in the database; in order."""
-        records = [record for file in self._earlier for _, record in read(file)]
+        records: list[Record | None] = []
+        for file in list(self._earlier):
+            with contextlib.suppress(FileNotFoundError):  # applied in this moment
+                records += [record for _, record in read(file)]
         records += [record_of(line) for _, line in self._rows]
         return [_row(record) for record in records if record is not None]
 

@@ -166,7 +166,7 @@ class Kept:
                 self._notice(Notice(self.name, "ended", f"cannot be started: {error}"))
             else:
                 self._notice(Notice(self.name, "ended", ending(code)))
-                if self._draining and code == 0:
+                if self._draining and code == 0 and not self._asked_to_end:
                     return
             self._changed()
             if not self._at_once.is_set():

@@ -25,6 +25,7 @@ from ari_app.store import models
 log = logging.getLogger("sanling.reception")
 
 CALLBACKS_EVERY_S = 10.0
+ADOPT_AGAIN_S = 0.5
 LOOK_EVERY_S = 10.0
 """So often what Asterisk holds is compared with what we hold."""
 
@@ -111,6 +112,8 @@ class Reception:
         self.calls[call.id] = call
         try:
             await call.run()
+        except Exception:  # the neighbours' calls go on
+            log.exception("call %s: broken at its end", call.id)
         finally:
             del self.calls[call.id]
             self._note_if_empty()
@@ -129,10 +132,16 @@ class Reception:
 
     async def _adopt(self, now: Snapshot) -> None:
         count = len(self._left_open)
-        await asyncio.gather(*(self._adopt_one(*left, now) for left in list(self._left_open.values())))
-        if self._left_open:
-            log.warning("Asterisk went out of reach again; %d calls wait to be taken up", len(self._left_open))
-            return
+        while True:
+            await asyncio.gather(*(self._adopt_one(*left, now) for left in list(self._left_open.values())))
+            if not self._left_open:
+                break
+            log.warning("%d calls could not be taken up yet", len(self._left_open))
+            await asyncio.sleep(ADOPT_AGAIN_S)
+            try:
+                now = await self._hotline.client.snapshot()
+            except AriError:  # out of reach again: the next link goes on
+                return
         self._hotline.desk.all_are_back()
         if count:
             log.info("%d calls of an earlier controller are taken up", count)
@@ -181,6 +190,8 @@ class Reception:
             owners = set(self._left_open)  # those of them that end at once are still in the snapshot
             if not self.ready.is_set():
                 await self._adopt(news.snapshot)
+                if not self.ready.is_set():
+                    continue
             house.linked.set()
             house.metrics.ari_up(True)
             if self._linked_before:

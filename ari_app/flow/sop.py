@@ -351,7 +351,10 @@ SOP: dict[tuple[State, Heard], Row] = {
         for state in (State.LAWYER_NUMBER, State.PARTY_NUMBER)
     },
     (State.CHECKING, Heard.RESUMED): (State.CHECKING, (Do.CHECK_IDENTITY,)),
-    **{(state, Heard.RESUMED): (state, (Do.REJOIN_QUEUE, Do.PLAY_MUSIC)) for state in QUEUED},
+    (State.FETCHING_CONTEXT, Heard.RESUMED): (State.FETCHING_CONTEXT, (Do.FETCH_CONTEXT,)),
+    (State.WAITING, Heard.RESUMED): (State.WAITING, (Do.REJOIN_QUEUE, Do.PLAY_MUSIC)),
+    (State.OFFERING, Heard.RESUMED): (State.OFFERING, (Do.REJOIN_QUEUE, Do.PLAY_MUSIC)),
+    (State.WHISPERING, Heard.RESUMED): (State.WHISPERING, (Do.REJOIN_QUEUE, Do.PLAY_MUSIC, Do.WHISPER)),
     (State.TALKING, Heard.JOIN_CUT): (State.TALKING, (Do.JOIN_AGENT, Do.SAY_AGENT_OPENING)),
     (State.CLOSING, Heard.RESUMED): (State.CLOSING, (Do.SAY_CLOSING, Do.LISTEN)),
     (State.OVERTIME, Heard.RESUMED): (State.OVERTIME, (Do.SAY_CLOSING,)),
