@@ -28,7 +28,7 @@ from ari_app.settings import PROJECT, Settings, load
 from ari_app.store.models import Case, LawFirm, Lawyer, Milestone, Party
 
 ADDRESS = "127.0.57.2"
-DEADLINE_S = 0.5
+DEADLINE_S = 1.0
 PARTY, LAWYER, STRANGER = "15400001234", "15400005678", "15400009999"
 OK = {
     "SANLING_CONTEXT": "ok",
