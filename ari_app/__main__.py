@@ -68,9 +68,9 @@ def main() -> int:
     failed = 0
     try:
         settings = house_rules.load()
-        load_everything(settings)
+        catalogue = load_everything(settings)
         if notify.stand_by():
-            asyncio.run(control(settings))
+            asyncio.run(control(settings, catalogue))
     except* SanlingError as errors:
         failed = 1
         for error in errors.exceptions:
@@ -81,17 +81,21 @@ def main() -> int:
     return failed
 
 
-def load_everything(settings: Settings) -> None:
-    """What takes a second when it is first used: done before it is our turn, and before the first caller."""
+def load_everything(settings: Settings) -> Catalogue:
+    """What takes a second when it is first used: done before it is our turn, and before the first caller.
+
+    The prompts that hold, that is: `sanling run` refuses to start without one, but here calls may be in progress.
+    """
+    catalogue = Catalogue.load_whatever_holds(settings.prompts)
     with suppress(SanlingError):  # it will be said when it is needed
-        Catalogue.load_whatever_holds(settings.prompts)
         engine = store.open_engine(settings.database, answer_within_s=DATABASE_ANSWERS_WITHIN_S)
         store.check_version(engine)
         engine.dispose()
     initials("三铃")
+    return catalogue
 
 
-async def control(settings: Settings) -> None:
+async def control(settings: Settings, catalogue: Catalogue) -> None:
     """Serves calls until SIGTERM or SIGINT, which leave them to the next controller, or to the last one's end after
     SIGUSR1. Raises SanlingError where something must be mended first.
     """
@@ -102,7 +106,7 @@ async def control(settings: Settings) -> None:
         loop.add_signal_handler(number, stopping.set)
     notify.send(notify.status("starting"))
     with only_controller(settings):
-        async with hotline(settings) as (house, vault, pending), asyncio.TaskGroup() as group:
+        async with hotline(settings, catalogue) as (house, vault, pending), asyncio.TaskGroup() as group:
             reception = Reception(house)
             await reception.open()
             tasks = [
@@ -154,9 +158,8 @@ async def drain(asked: asyncio.Event, reception: Reception, pending: Pending, st
 
 
 @asynccontextmanager
-async def hotline(settings: Settings) -> AsyncIterator[tuple[Hotline, Vault, Pending]]:
+async def hotline(settings: Settings, catalogue: Catalogue) -> AsyncIterator[tuple[Hotline, Vault, Pending]]:
     """All parts, open; closed in reverse."""
-    catalogue = Catalogue.load_whatever_holds(settings.prompts)  # `sanling run` refuses; calls are in progress here
     engine = store.open_engine(settings.database, answer_within_s=DATABASE_ANSWERS_WITHIN_S)
     store.check_version(engine)
     instance = Instance(settings)

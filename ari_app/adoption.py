@@ -42,7 +42,7 @@ from ari_app.store.models import OfferEvent
 
 log = logging.getLogger("sanling.adoption")
 
-NEEDS_ANSWERS = (*IDENTIFYING, State.CHECKING)
+NEEDS_ANSWERS = (*IDENTIFYING, State.CHECKING, State.FETCHING_CONTEXT)
 ASKED_FOR_A_NUMBER = [
     state.name for state in (State.LAWYER_NUMBER, State.LAWYER_MOBILE, State.PARTY_NUMBER, State.PARTY_MOBILE)
 ]
@@ -220,7 +220,7 @@ async def _go_on(call: Call, now: Snapshot) -> None:
         case State.LEAVING | State.OVERTIME:
             await call.give_five_seconds()
         case State.TALKING:
-            _talk_goes_on(call, now, call.bridge)
+            await _talk_goes_on(call, now, call.bridge)
         case _ if state in QUEUED:
             await _waiting_goes_on(call, now)
         case _:
@@ -273,17 +273,20 @@ async def _waiting_goes_on(call: Call, now: Snapshot) -> None:
         call.inbox.put(Heard.AGENT_ANSWERED)
 
 
-def _talk_goes_on(call: Call, now: Snapshot, bridge: str | None) -> None:
+async def _talk_goes_on(call: Call, now: Snapshot, bridge: str | None) -> None:
     """Both there: they talk. Not joined to the end: joined now. The agent gone: as if we had seen it."""
     offer = call.offer
     members = next((set(one.channels) for one in now.bridges if one.id == bridge), set())
     there = offer is not None and offer.channel in {channel.id for channel in now.channels}
+    cut = offer is not None and offer.joined_at is None
+    if offer is not None and cut and call.id in members:  # the agent was in it before: they met
+        await call.joined(offer, call.story.state_since)
     if offer is None or not there:
         if offer is not None:
             offer.left = True
         call.inbox.put(Heard.AGENT_LEFT if offer is not None and offer.joined_at is not None else Heard.AGENT_LOST)
-    elif offer.joined_at is None or not {call.id, offer.channel} <= members:
-        call.music = offer.joined_at is None  # it may play on
+    elif cut or not {call.id, offer.channel} <= members:
+        call.music = cut  # it may play on
         call.inbox.put(Heard.JOIN_CUT)
 
 

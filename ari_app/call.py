@@ -86,6 +86,8 @@ UNSTICKS = {"ring", "first-key", "next-key", "speech", "whisper", "context", "fi
 NOT_IN_STASIS = (400, 422)
 """What addChannel answers when the channel has gone: 400 if it was destroyed, 422 if it is on its way out."""
 RELINK_AGAIN_S = 0.2
+TIMEOUTS = 3
+"""A request that is not answered so often, 5 s each, breaks its call."""
 APOLOGY = ("fallback", "s", 1)
 CONTEXT = ("case-context", "s", 1)
 
@@ -353,17 +355,19 @@ class Call:
 
     async def _through(self, work: Callable[[], Awaitable[None]]) -> None:
         """Does `work`; if the link to Asterisk is down, again when it is up: until then nobody knows of the call."""
-        try:
-            return await work()
-        except Unreachable:
-            log.info("call %s waits for Asterisk", self.id)
+        tries = 0
         while True:
-            await asyncio.sleep(RELINK_AGAIN_S)  # the news of a broken link comes after the request that it broke
-            await self.hotline.linked.wait()
             try:
                 return await work()
             except Unreachable:
-                continue
+                log.info("call %s waits for Asterisk", self.id)
+            except RequestTimeout:  # it stood still, or the link did: asked again, it does no harm
+                tries += 1
+                if tries == TIMEOUTS:
+                    raise
+                log.warning("call %s: Asterisk is slow to answer", self.id)
+            await asyncio.sleep(RELINK_AGAIN_S)  # the news of a broken link comes after the request that it broke
+            await self.hotline.linked.wait()
 
     # ================================================================ hearing
 

@@ -27,7 +27,7 @@ log = logging.getLogger("sanling.house")
 
 STOPS_WITHIN_S = 5.0
 READY_WITHIN_S = 30.0
-SILENT_FOR_S = 2.5
+SILENT_FOR_S = 2.0
 """A child that serves and says nothing for so long is killed; it speaks every `notify.ALIVE_EVERY_S`."""
 MAKES_WAY_WITHIN_S = 1.0
 """One that is restarted ends by itself in this time or is killed."""

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from ari_app.adoption import take_up
 from ari_app.ari.client import Arrival, LinkUp, Snapshot
 from ari_app.ari.errors import AriError, RequestTimeout, Unreachable
-from ari_app.ari.mailboxes import Mailbox
+from ari_app.ari.mailboxes import Mailbox, owner_of
 from ari_app.call import APOLOGY, Call, Hotline, Resync, case_vars
 from ari_app.cases import normalise_number
 from ari_app.errors import StoreUnavailable
@@ -200,7 +200,10 @@ class Reception:
             log.info("linked to Asterisk, %d channels there", len(news.snapshot.channels))
             if away_since is not None:
                 self._tell(news.snapshot, at=away_since, away_s=house.clock() - away_since)
-            await self._end(ghosts(news.snapshot, owners | self._owners()))
+            await self._end(self._found(news.snapshot, owners | self._owners()))
+
+    def _found(self, now: Snapshot, owners: set[str]) -> Ghosts:
+        return ghosts(now, owners, f"{self._hotline.settings.instance}-")
 
     def _owners(self) -> set[str]:
         return {owner for mailbox in self._hotline.client.mailboxes for owner in (mailbox.owner, *mailbox.aliases)}
@@ -229,10 +232,10 @@ class Reception:
         at = house.clock()
         now = await house.client.snapshot()
         self._tell(now, at=at)
-        found = ghosts(now, self._owners())
+        found = self._found(now, self._owners())
         await self._end(found.both(self._ghosts))
-        self._ghosts = found
-        for agent in await house.desk.free_the_forgotten(self.calls):
+        legs, self._ghosts = {owner_of(leg) for leg in found.legs}, found  # a leg is let go before its agent is free
+        for agent in await house.desk.free_the_forgotten({*self.calls, *legs}):
             log.warning("agent %s was held for a call that is over: free", agent)
             house.metrics.ghost_found("agent")
 

@@ -30,11 +30,15 @@ class Ghosts:
 NO_GHOSTS = Ghosts(frozenset(), frozenset(), frozenset())
 
 
-def ghosts(now: Snapshot, owners: Collection[str]) -> Ghosts:
-    """`owners`: ids of the calls, feature calls among them, that somebody serves."""
+def ghosts(now: Snapshot, owners: Collection[str], instance: str = "") -> Ghosts:
+    """`owners`: ids of the calls, feature calls among them, that somebody serves. Our names begin with `instance`."""
     names = {channel.id: channel.name for channel in now.channels}
     alone = [id for id in now.application.channel_ids if id in names and owner_of(id) not in owners]
     callers = frozenset(id for id in alone if owner_of(id) == id and agent_of(names[id]) is None)
     # An empty bridge is not among the application's: by name then.
-    bridges = frozenset(bridge.id for bridge in now.bridges if owner_of(bridge.id) not in {bridge.id, *owners})
+    bridges = frozenset(
+        bridge.id
+        for bridge in now.bridges
+        if bridge.id.startswith(instance) and owner_of(bridge.id) not in {bridge.id, *owners}
+    )
     return Ghosts(callers, frozenset(alone) - callers, bridges)

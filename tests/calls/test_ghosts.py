@@ -168,6 +168,9 @@ async def test_an_agents_leg_and_a_bridge_left_behind_are_ended_and_the_agent_is
     assert offer.ended_at is None
     await looks(hotline)
     await offer.ended(1)
+    assert counts(hotline) == {"bridge": 1.0, "leg": 1.0}
+    assert await hotline.duty("601") == "talking", "not offered a call while the phone is busy"
+    await looks(hotline)
     assert counts(hotline) == {"agent": 1.0, "bridge": 1.0, "leg": 1.0}
     assert await hotline.duty("601") == "idle"
     assert await hotline.duty("602") == "talking"

@@ -18,7 +18,7 @@ from ari_app.store import models
 from tests.calls.house import LAWYER, PARTY, FakeHouse
 from tests.calls.paths import reach
 from tests.calls.test_broken import soon
-from tests.calls.test_killed import ANSWERS, Killed, answers_whatever_is_asked
+from tests.calls.test_killed import ANSWERS, MOMENTS, Killed, answers_whatever_is_asked
 
 
 class KilledFor(Killed):
@@ -225,12 +225,12 @@ async def test_what_was_keyed_as_a_lawyer_is_not_looked_up_for_the_party(hotline
     await hotline.nothing_is_left()
 
 
-@pytest.mark.parametrize("killed", [False, True], ids=["as usual", "killed while the caller is away for it"])
-async def test_a_lawyer_who_calls_from_a_partys_phone_is_told_as_the_lawyer(hotline, killed):
+@pytest.mark.parametrize("moment", [*MOMENTS, "not at all"])
+async def test_a_lawyer_who_calls_from_a_partys_phone_is_told_as_the_lawyer(hotline, moment):
     agent = await hotline.agent_signs_in("601")
     hotline.asterisk.agi_s = 1.0
-    if killed:
-        KilledFor(hotline, State.FETCHING_CONTEXT, after_s=0.3)
+    if moment in MOMENTS:
+        Killed(hotline, State.FETCHING_CONTEXT, MOMENTS[moment])
     caller = await hotline.rings(from_=PARTY)
     answering = asyncio.create_task(answers_whatever_is_asked(caller, ANSWERS[LAWYER]))
     offer = await agent.rings(90)
