@@ -6,7 +6,7 @@ goes on in the dialplan with the variables as they are. A crash, an unknown scri
 the same way, sooner. Workers are a fixed number of daemon threads; conversations that find none free wait for
 one, within the same deadline, and past the longest queue they are closed at once.
 
-The open port says that the server is ready; so does a word to whoever started it, and from then on another twice a second
+The open port says that the server is ready; so does a word to whoever started it, and then two more a second
 from the accepting thread (:mod:`ari_app.notify`). SIGTERM stops accepting, lets the conversations end, and then exits.
 """
 
