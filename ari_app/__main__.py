@@ -160,6 +160,7 @@ async def drain(asked: asyncio.Event, reception: Reception, pending: Pending, st
 @asynccontextmanager
 async def hotline(settings: Settings, catalogue: Catalogue) -> AsyncIterator[tuple[Hotline, Vault, Pending]]:
     """All parts, open; closed in reverse."""
+    catalogue.look_again()  # a spare may have read it long ago
     engine = store.open_engine(settings.database, answer_within_s=DATABASE_ANSWERS_WITHIN_S)
     store.check_version(engine)
     instance = Instance(settings)

@@ -166,7 +166,11 @@ class Kept:
                 self._notice(Notice(self.name, "ended", f"cannot be started: {error}"))
             else:
                 self._notice(Notice(self.name, "ended", ending(code)))
+                self._changed()
                 if self._draining and code == 0 and not self._asked_to_end:
+                    if self._preparing is not None:
+                        self._preparing.cancel()
+                    await self._discard_spare()
                     return
             self._changed()
             if not self._at_once.is_set():

@@ -257,6 +257,14 @@ class Catalogue(Mapping[str, Prompt]):
         """What is not to be played, as far as is known."""
         return frozenset(id for id in self._prompts if id not in self._seen or id in self._barred)
 
+    def look_again(self) -> None:
+        """Verifies what was touched since it was read; what does not hold any more is said on the log."""
+        for id in self._prompts.keys() - self.lacking:
+            try:
+                self.media(id)
+            except PromptAltered as error:
+                log.error("going on without %s: %s", id, error)
+
     def audio(self, id: str) -> Path:
         """The file, raw 8 kHz A-law."""
         return self._prompts[id].file

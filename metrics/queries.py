@@ -254,6 +254,14 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 "stat", "short", (_total("sanling_ari_reconnects_total", ""),), NONE_IS_GOOD,
             ),
             Panel(
+                "接管的来电 Calls adopted", "Calls of an earlier controller that the present one took up.",
+                "stat", "short", (_total("sanling_calls_adopted_total", ""),), NONE_IS_GOOD,
+            ),
+            Panel(
+                "无主残留 Ghosts", "What belonged to no call and was ended; if nothing failed before, a fault of ours.",
+                "bars", "short", (_increase("sanling_ghosts_total", "kind"),),
+            ),
+            Panel(
                 "ARI 请求用时 ARI requests", "Waiting for a lane included.",
                 "lines", "s", _quantiles("sanling_ari_request_seconds", by="lane", legend="{{lane}}"), LATENCY,
             ),

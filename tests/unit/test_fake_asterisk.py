@@ -179,11 +179,11 @@ async def test_a_dead_asterisk_takes_no_calls_and_leaves_phones_in_their_talk(ho
 async def test_what_a_frozen_asterisk_was_asked_is_done_when_it_thaws(hotline: Hotline) -> None:
     caller, id = await hotline.answers()
     hotline.asterisk.freezes()
-    asking = hotline.asterisk.request("DELETE", f"channels/{id}", {}, None, blocking=False, timeout_s=2)
+    asking = hotline.asterisk.request("DELETE", f"channels/{id}", {}, None, blocking=False, timeout_s=1)
     with pytest.raises(RequestTimeout):
         await asking
     new = await hotline.asterisk.phones.caller("15400005678").dials("12368")
-    await asyncio.sleep(1)
+    await asyncio.sleep(0.5)
     assert hotline.client.linked
     assert hotline.client.links.empty()
     await asyncio.sleep(2)

@@ -287,4 +287,5 @@ async def test_the_spare_ends_with_whoever_keeps_it(tmp_path: Path) -> None:
 
 def children_of(pid: int) -> list[int]:
     listed = [Path(f"/proc/{pid}/task/{task}/children") for task in os.listdir(f"/proc/{pid}/task")]
-    return [int(child) for file in listed for child in file.read_text().split() if lives(int(child))]
+    found = [int(child) for file in listed for child in file.read_text().split() if lives(int(child))]
+    return [child for child in found if b"stand_by" in Path(f"/proc/{child}/cmdline").read_bytes()]
