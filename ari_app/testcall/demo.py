@@ -49,7 +49,7 @@ CALLER_SPEAKS, AGENT_SPEAKS = "agent-resumed", "agent-paused"
 """Clips that stand in for the two people's own voices."""
 LISTENS_S = 1.4
 """How much of a question the caller hears before typing over it."""
-PICKS_UP_AFTER_S = 2.0
+PICKS_UP_AFTER_S = 1.2
 KEY_PAUSE_S = 0.06
 TURN_S = 0.4
 """People's pause before they speak or press a key."""
