@@ -30,6 +30,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"horizon(seconds): virtual seconds a test may take ({HORIZON_S:.0f})")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs by the machine's clock, with real processes and phones, is made once more if it fails: a machine that
+    stands still for half a second swallows syllables. The closing line counts these. Virtual time has no such excuse.
+    """
+    for item in items:
+        by_the_clock = any(item.get_closest_marker(mark) for mark in REAL_TIME)
+        if by_the_clock or {"integration", "asterisk"} & set(item.path.parts):
+            item.add_marker(pytest.mark.flaky(reruns=1))
+
+
 class OneServerEach(LoadScopeScheduling):
     """pytest-xdist's scheduling test by test, but for `TOGETHER`."""
 
