@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -88,15 +89,20 @@ class RealAsterisk:
         await self._instance.start_asterisk()
 
     def freezes(self) -> None:
-        self._signal(signal.SIGSTOP)
+        pid = self._signal(signal.SIGSTOP)
+        stat = Path(f"/proc/{pid}/stat")
+        while stat.read_text().rpartition(")")[2].split()[0] != "T":  # all its threads have to hear of it
+            time.sleep(0.005)
 
     def thaws(self) -> None:
         self._signal(signal.SIGCONT)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals) -> int:
         process = self._instance._process
         assert process is not None
-        os.kill(self._instance._asterisk_pid(process), number)
+        pid = self._instance._asterisk_pid(process)
+        os.kill(pid, number)
+        return pid
 
 
 class Line:
