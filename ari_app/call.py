@@ -422,7 +422,7 @@ class Call:
         if self.id not in now.channels:
             return self._gone()
         if self.progress.state is State.FETCHING_CONTEXT and self.id in now.ours and now.away_s:  # came back unheard
-            return Heard.CONTEXT_FAILED
+            return Heard.RESUMED
         offer = self.offer
         if offer is not None and not offer.left and offer.at < now.at:
             if offer.channel not in now.channels:
@@ -664,7 +664,10 @@ class Call:
         self.inbox.put(Heard.IDENTITY_PROVEN if person else Heard.IDENTITY_NOT_PROVEN)
 
     async def _fetch_context(self) -> None:
-        """By AGI, with what was keyed: out to the dialplan and back."""
+        """By AGI, with what was keyed: out to the dialplan and back. What the calling number told is forgotten: it need
+        not be the proven person's.
+        """
+        self.context = CaseVars()
         channels = self.hotline.client.channels
         keyed = {"SANLING_KEYED_ROLE": self.progress.role.value} | {
             KEYED_AS[element]: self.answers.get(element, "")

@@ -241,6 +241,27 @@ async def test_a_lawyer_who_calls_from_a_partys_phone_is_told_as_the_lawyer(hotl
     await hotline.nothing_is_left()
 
 
+async def test_a_context_that_came_back_unheard_is_not_replaced_by_that_of_the_calling_number(hotline):
+    agent = await hotline.agent_signs_in("601")
+    caller = await hotline.rings(from_=PARTY)
+    await caller.answered()
+    hotline.asterisk.agi_s = 1.0
+    answering = asyncio.create_task(answers_whatever_is_asked(caller, ANSWERS[LAWYER]))
+    await hotline.call_is(State.FETCHING_CONTEXT, within_s=60)
+    hotline.asterisk.events_late_s = 0.3
+    await asyncio.sleep(1.1)
+    hotline.asterisk.drop_link()  # the channel is back with us, and nobody was told
+    hotline.asterisk.events_late_s = 0.0
+    await asyncio.sleep(0.3)
+    hotline.asterisk.restore_link()
+    offer = await agent.rings(90)
+    answering.cancel()
+    assert offer.display == "律师 已核身 材料 2案 最近:排期"
+    caller.hang_up()
+    await hotline.ending()
+    await hotline.nothing_is_left()
+
+
 @pytest.mark.parametrize("so_late_s", [0.0005, 0.001, 0.0015])
 async def test_a_link_lost_while_the_caller_is_sent_for_the_context_loses_no_call(hotline, so_late_s):
     hotline.asterisk.agi_s = 1.0
