@@ -40,10 +40,17 @@ class Agent(Table):
     state_since: Mapped[float] = mapped_column(default=0.0)
     call_id: Mapped[str | None] = mapped_column(default=None)
     wrap_up_until: Mapped[float | None] = mapped_column(default=None)
+    phone: Mapped[str | None] = mapped_column(String(8), default=None)
+    """The registered phone (an agent's number) at which this agent signed in; None when signed out."""
+    pause_code: Mapped[str | None] = mapped_column(String(4), default=None)
+    wrong_pins: Mapped[int] = mapped_column(default=0, server_default="0")
+    """PINs in a row that were wrong."""
+    locked_until: Mapped[float | None] = mapped_column(default=None)
 
     __table_args__ = (
         Index("uq_agents_call", "call_id", unique=True, sqlite_where=text("call_id IS NOT NULL"),
               postgresql_where=text("call_id IS NOT NULL")),
+        Index("uq_agents_phone", "phone", unique=True),
     )  # fmt: skip
 
 
@@ -224,8 +231,24 @@ class AgentState(Table):
     now: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str]
     call_id: Mapped[str | None]
+    phone: Mapped[str | None] = mapped_column(String(8), default=None)
+    code: Mapped[str | None] = mapped_column(String(4), default=None)
+    """The pause's code, if it was paused by one."""
+
+
+class DutyNote(Table):
+    """What is said of an agent's state beside it: allowance_spent, wrong_pin, pin_locked, mended (by the watchdog)."""
+
+    __tablename__ = "duty_notes"
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
+    """Given by the desk, like those of ``agent_states``."""
+    agent: Mapped[str] = mapped_column(String(8), index=True)
+    at: Mapped[float]
+    what: Mapped[str] = mapped_column(String(16))
+    code: Mapped[str | None] = mapped_column(String(4), default=None)
+    call_id: Mapped[str | None] = mapped_column(default=None)
 
 
 LEDGER: tuple[type[Table], ...] = (
-    Call, Transition, Identity, OfferEvent, PromptHeard, Ending, Recording, Callback, AgentState,
+    Call, Transition, Identity, OfferEvent, PromptHeard, Ending, Recording, Callback, AgentState, DutyNote,
 )  # fmt: skip
