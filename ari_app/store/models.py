@@ -54,6 +54,22 @@ class Agent(Table):
     )  # fmt: skip
 
 
+class ApiToken(Table):
+    """Who may use the API, and as whom (``ari_app.api.tokens``). The token itself is shown once and not kept."""
+
+    __tablename__ = "api_tokens"
+    id: Mapped[str] = mapped_column(String(8), primary_key=True)
+    """Names the token in lists and in the audit; it opens nothing."""
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+    """SHA-256 of the token, which is 256 random bits."""
+    role: Mapped[str] = mapped_column(String(16))
+    """agent, leader, inspector or ops."""
+    agent: Mapped[str | None] = mapped_column(String(8))
+    note: Mapped[str]
+    at: Mapped[float]
+    revoked_at: Mapped[float | None] = mapped_column(default=None)
+
+
 class Journal(Table):
     """How far a local journal (``ari_app.journal``) was applied: set in the same transaction as its rows."""
 
@@ -249,6 +265,79 @@ class DutyNote(Table):
     call_id: Mapped[str | None] = mapped_column(default=None)
 
 
+class WorkOrder(Table):
+    """Something that somebody must answer by a time (派单, CRM-7). What became of it is in `work_order_changes`."""
+
+    __tablename__ = "work_orders"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """From a call: ``<call>~order-<n>``, so that one opened anew after a kill is the same one."""
+    at: Mapped[float]
+    kind: Mapped[str] = mapped_column(String(16))
+    """message, second_line, disposition or exception (``ari_app.orders.Kind``)."""
+    call_id: Mapped[str | None] = mapped_column(index=True)
+    party_id: Mapped[int | None]
+    lawyer_id: Mapped[int | None]
+    """The proven person whom it concerns: either or none of them."""
+    case_id: Mapped[int | None] = mapped_column(index=True)
+    need: Mapped[str | None] = mapped_column(String(16))
+    due_at: Mapped[float]
+    must_answer: Mapped[str] = mapped_column(String(16))
+    """A line (``front``, ``second_line``, ``leader``) or an agent's number."""
+    opened_by: Mapped[str] = mapped_column(String(16))
+    """An agent's number, or ``hotline``."""
+
+
+class WorkOrderChange(Table):
+    """One change of an order's state; the last by time counts."""
+
+    __tablename__ = "work_order_changes"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    order_id: Mapped[str] = mapped_column(index=True)
+    at: Mapped[float]
+    now: Mapped[str] = mapped_column(String(16))
+    """taken, reassigned, closed or reopened."""
+    by: Mapped[str] = mapped_column(String(16))
+    must_answer: Mapped[str | None] = mapped_column(String(16))
+    """Who must answer from now on, if that changed."""
+    note: Mapped[str]
+
+
+class Segment(Table):
+    """A stretch of a call's recording with a meaning of its own: a message left, a reason spoken. REC-1, REC-2."""
+
+    __tablename__ = "segments"
+    call_id: Mapped[str] = mapped_column(primary_key=True)
+    n: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    """message or reason."""
+    at: Mapped[float]
+    """Unix seconds at which it begins, after the beep."""
+    seconds: Mapped[float]
+    spoken_s: Mapped[float]
+    """Of these with a voice in them."""
+
+
+class Audit(Table):
+    """One act upon the floor, by feature code or by the API: who did what to whom, allowed or refused."""
+
+    __tablename__ = "audit"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    at: Mapped[float] = mapped_column(index=True)
+    by: Mapped[str] = mapped_column(String(16))
+    """An agent's number, or ``token <id>`` of the API."""
+    role: Mapped[str] = mapped_column(String(16))
+    act: Mapped[str] = mapped_column(String(32))
+    """listen, whisper, join, take_over, force_pause, …; of the API: the operation's name."""
+    agent: Mapped[str | None] = mapped_column(String(8))
+    """The agent whom it concerns."""
+    call_id: Mapped[str | None]
+    detail: Mapped[str]
+    """No personal data."""
+    result: Mapped[str]
+    """done, or why not."""
+
+
 LEDGER: tuple[type[Table], ...] = (
     Call, Transition, Identity, OfferEvent, PromptHeard, Ending, Recording, Callback, AgentState, DutyNote,
+    WorkOrder, WorkOrderChange, Segment, Audit,
 )  # fmt: skip

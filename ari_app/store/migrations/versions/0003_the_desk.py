@@ -33,11 +33,82 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_duty_notes_agent"), "duty_notes", ["agent"], unique=False)
 
+    # Work orders, and stretches of a recording
+    op.create_table(
+        "work_orders",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("at", sa.Float(precision=53), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("call_id", sa.String(), nullable=True),
+        sa.Column("party_id", sa.Integer(), nullable=True),
+        sa.Column("lawyer_id", sa.Integer(), nullable=True),
+        sa.Column("case_id", sa.Integer(), nullable=True),
+        sa.Column("need", sa.String(length=16), nullable=True),
+        sa.Column("due_at", sa.Float(precision=53), nullable=False),
+        sa.Column("must_answer", sa.String(length=16), nullable=False),
+        sa.Column("opened_by", sa.String(length=16), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_work_orders")),
+    )
+    op.create_index(op.f("ix_work_orders_call_id"), "work_orders", ["call_id"], unique=False)
+    op.create_index(op.f("ix_work_orders_case_id"), "work_orders", ["case_id"], unique=False)
+    op.create_table(
+        "work_order_changes",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("order_id", sa.String(), nullable=False),
+        sa.Column("at", sa.Float(precision=53), nullable=False),
+        sa.Column("now", sa.String(length=16), nullable=False),
+        sa.Column("by", sa.String(length=16), nullable=False),
+        sa.Column("must_answer", sa.String(length=16), nullable=True),
+        sa.Column("note", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_work_order_changes")),
+    )
+    op.create_index(op.f("ix_work_order_changes_order_id"), "work_order_changes", ["order_id"], unique=False)
+    op.create_table(
+        "segments",
+        sa.Column("call_id", sa.String(), nullable=False),
+        sa.Column("n", sa.Integer(), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("at", sa.Float(precision=53), nullable=False),
+        sa.Column("seconds", sa.Float(precision=53), nullable=False),
+        sa.Column("spoken_s", sa.Float(precision=53), nullable=False),
+        sa.PrimaryKeyConstraint("call_id", "n", name=op.f("pk_segments")),
+    )
+
+    # Tokens of the API
+    op.create_table(
+        "api_tokens",
+        sa.Column("id", sa.String(length=8), nullable=False),
+        sa.Column("hash", sa.String(length=64), nullable=False),
+        sa.Column("role", sa.String(length=16), nullable=False),
+        sa.Column("agent", sa.String(length=8), nullable=True),
+        sa.Column("note", sa.String(), nullable=False),
+        sa.Column("at", sa.Float(precision=53), nullable=False),
+        sa.Column("revoked_at", sa.Float(precision=53), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_api_tokens")),
+        sa.UniqueConstraint("hash", name=op.f("uq_api_tokens_hash")),
+    )
+
+    # Acts upon the floor
+    op.create_table(
+        "audit",
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("at", sa.Float(precision=53), nullable=False),
+        sa.Column("by", sa.String(length=16), nullable=False),
+        sa.Column("role", sa.String(length=16), nullable=False),
+        sa.Column("act", sa.String(length=32), nullable=False),
+        sa.Column("agent", sa.String(length=8), nullable=True),
+        sa.Column("call_id", sa.String(), nullable=True),
+        sa.Column("detail", sa.String(), nullable=False),
+        sa.Column("result", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit")),
+    )
+    op.create_index(op.f("ix_audit_at"), "audit", ["at"], unique=False)
+
     for table in LEDGER:
         refuse_changes(table)
 
 
-LEDGER: tuple[str, ...] = ("duty_notes",)
+LEDGER: tuple[str, ...] = ("duty_notes", "work_orders", "work_order_changes", "segments", "audit")
 """The ledger's tables that are made here."""
 
 
