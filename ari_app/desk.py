@@ -114,6 +114,7 @@ class Desk:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._handled_s: list[float] = []
+        self._watchers: list[Callable[[AgentNow | str], None]] = []
 
     # ------------------------------------------------------------ starting and looking
 
@@ -147,6 +148,16 @@ class Desk:
         """Whoever waited before the restart has taken the old place: agents are offered in turn again."""
         self._holding = False
         self._match_soon()
+
+    def watch(self, watcher: Callable[[AgentNow | str], None]) -> None:
+        """From now on `watcher` hears of each agent's new state, and the id of each call that joins or leaves the
+        queue or is offered; at once, so it must not wait.
+        """
+        self._watchers.append(watcher)
+
+    def _tell(self, news: AgentNow | str) -> None:
+        for watcher in self._watchers:
+            watcher(news)
 
     def close(self) -> None:
         for timer in self._timers.values():
@@ -189,9 +200,11 @@ class Desk:
         else:
             self._offered.discard(call_id)
             self._match_soon()
+        self._tell(call_id)
 
     def leave(self, call_id: str) -> None:
-        self._waiting.pop(call_id, None)
+        if self._waiting.pop(call_id, None) is not None:
+            self._tell(call_id)
         self._offered.discard(call_id)
 
     def _match_soon(self) -> None:
@@ -241,6 +254,7 @@ class Desk:
             await self._change(number, Duty.IDLE, "caller left", was=Duty.RESERVED)
             return False
         self._offered.add(call_id)
+        self._tell(call_id)
         self._waiting[call_id][1].put(Reserved(number))
         return True
 
@@ -439,6 +453,7 @@ class Desk:
                 await self._look_again(number)
                 return False
             self._agents[number] = after
+        self._tell(after)
         log.info("agent %s: %s → %s (%s)", number, before.duty, duty, why)
         return True
 

@@ -122,6 +122,7 @@ class Ledger:
         self._away = False
         self._closed = False
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._watchers: list[Callable[[Table | AgentChange], None]] = []
         self.refused_rows = 0
         """Rows that are not written down: the database would not have them, or there was no room."""
 
@@ -142,6 +143,8 @@ class Ledger:
         """Appends `rows`: in the journal when this returns, in the database soon."""
         lines: list[bytes] = []
         for row in rows:
+            for watcher in self._watchers:
+                watcher(row)
             record = _record(self._last + 1, row)
             try:
                 line = line_of(record)
@@ -160,6 +163,10 @@ class Ledger:
         elif self._saving_again is None:
             self._save_the_rest()
         self._wake()
+
+    def watch(self, watcher: Callable[[Table | AgentChange], None]) -> None:
+        """From now on `watcher` hears of each row as it is written; at once, so it must not wait."""
+        self._watchers.append(watcher)
 
     @property
     def waiting_rows(self) -> int:
