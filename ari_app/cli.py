@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from ari_app import doctor as examination
-from ari_app import ledger, prompts, staff, store, supervision
+from ari_app import ledger, orders, prompts, staff, store, supervision
 from ari_app import settings as house_rules
 from ari_app.ari.errors import AriError
 from ari_app.errors import SanlingError
@@ -31,8 +32,10 @@ from ari_app.store.models import Agent, Call, Callback, Ending
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="三铃 Sanling: a legal-hotline contact centre.")
 prompts_app = typer.Typer(no_args_is_help=True, help="The catalogue of approved wording and its audio.")
 agents_app = typer.Typer(no_args_is_help=True, help="Agents: numbers, passwords, PINs.")
+orders_app = typer.Typer(invoke_without_command=True, help="Work orders: what must be answered, by whom, by when.")
 app.add_typer(prompts_app, name="prompts")
 app.add_typer(agents_app, name="agents")
+app.add_typer(orders_app, name="orders")
 
 out = Console(highlight=False, soft_wrap=True)
 MANUAL = PROJECT / "docs" / "sop.zh.md"
@@ -237,6 +240,57 @@ def add_agent(number: str, name: str) -> None:
         asyncio.run(instance.reload_agents())
     except (AriError, SanlingError, OSError):
         out.print("Asterisk is not running; it will know the account when it starts.")
+
+
+# ---------------------------------------------------------------- work orders
+
+
+@orders_app.callback()
+def list_orders(
+    context: typer.Context,
+    everything: Annotated[bool, typer.Option("--all", help="Closed ones too.")] = False,
+    who: Annotated[str | None, typer.Option("--for", help="Of one line or agent only.")] = None,
+) -> None:
+    """Open work orders, the most urgent first; those past their time are marked."""
+    if context.invoked_subcommand is not None:
+        return
+    settings = house_rules.load()
+    table = Table("", "order", "due", "kind", "must answer", "state", "need", "message", "note", box=None)
+    now = time.time()
+    with reading(settings) as session:
+        for order in orders.orders(session, open_only=not everything, must_answer=who):
+            left = order.message
+            table.add_row(
+                "!" if order.overdue(now) else "", order.id, moment(order.due_at, settings), order.kind,
+                order.must_answer, order.standing, order.need or "—",
+                f"{moment(left.at, settings)}, {left.seconds:.0f} s" if left else "—", order.note or "—",
+            )  # fmt: skip
+    out.print(table)
+
+
+@orders_app.command("close")
+def close_order(
+    order: Annotated[str, typer.Argument(help="Its id, from `sanling orders`.")],
+    by: Annotated[str, typer.Option(help="Who answered: an agent's number.")],
+    note: Annotated[str, typer.Option(help="What was answered.")] = "",
+) -> None:
+    """The order is answered. The row stays; that it is closed is a row more."""
+    with reading(house_rules.load()) as session:
+        orders.change(session, order, orders.Standing.CLOSED, by=by, at=time.time(), note=note)
+    out.print(f"order {order} is closed")
+
+
+@orders_app.command("reassign")
+def reassign_order(
+    order: Annotated[str, typer.Argument(help="Its id, from `sanling orders`.")],
+    to: Annotated[str, typer.Option(help="A line, or an agent's number.")],
+    by: Annotated[str, typer.Option(help="Who says so: an agent's number.")],
+    note: Annotated[str, typer.Option(help="Why.")] = "",
+) -> None:
+    """Somebody else must answer."""
+    with reading(house_rules.load()) as session:
+        orders.change(session, order, orders.Standing.REASSIGNED, by=by, at=time.time(), note=note, must_answer=to)
+    out.print(f"order {order}: {to} must answer")
 
 
 # ---------------------------------------------------------------- prompts and manual

@@ -36,6 +36,8 @@ class Agent(Table):
     sip_ha1: Mapped[str] = mapped_column(String(32))
     """MD5 of ``number:sanling:password``; the 16-character password itself is not kept here. AGT-1."""
     pin_hash: Mapped[str]
+    role: Mapped[str] = mapped_column(String(16), default="agent", server_default="agent")
+    """agent, inspector, mentor or leader (``ari_app.leading.Role``): who may listen to whom. AGT-5."""
     state: Mapped[str] = mapped_column(String(16), default="signed_out")
     state_since: Mapped[float] = mapped_column(default=0.0)
     call_id: Mapped[str | None] = mapped_column(default=None)
@@ -168,6 +170,8 @@ class Identity(Table):
     missing: Mapped[str]
     party_id: Mapped[int | None]
     lawyer_id: Mapped[int | None]
+    case_id: Mapped[int | None] = mapped_column(default=None)
+    """The case that a verified caller asks about: the one keyed, or a lawyer's only one; None if there are several."""
 
 
 class OfferEvent(Table):
@@ -317,6 +321,52 @@ class Segment(Table):
     """Of these with a voice in them."""
 
 
+class Rating(Table):
+    """How satisfied a caller was with the agent, keyed after the talk (KPI-7)."""
+
+    __tablename__ = "ratings"
+    call_id: Mapped[str] = mapped_column(primary_key=True)
+    n: Mapped[int] = mapped_column(primary_key=True)
+    """Of the call's step in which it was keyed."""
+    at: Mapped[float] = mapped_column(index=True)
+    agent: Mapped[str] = mapped_column(String(8), index=True)
+    score: Mapped[int]
+    """1 to 5. A low one's reason, if it was spoken, is a segment of kind ``reason``."""
+
+
+class Disposition(Table):
+    """What an agent keyed after a call: what it was about, and what came of it. The last row of a call counts."""
+
+    __tablename__ = "dispositions"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    call_id: Mapped[str] = mapped_column(index=True)
+    at: Mapped[float]
+    agent: Mapped[str] = mapped_column(String(8), index=True)
+    need: Mapped[str] = mapped_column(String(16))
+    """milestone, material, time or pressing."""
+    result: Mapped[str] = mapped_column(String(16))
+    """on_the_spot or work_order. CRM-7."""
+
+
+class Matter(Table):
+    """What a call was about, written at its end: from here second calls are recognised (KPI-2)."""
+
+    __tablename__ = "matters"
+    call_id: Mapped[str] = mapped_column(primary_key=True)
+    at: Mapped[float] = mapped_column(index=True)
+    """When the call came."""
+    until: Mapped[float]
+    agent: Mapped[str | None] = mapped_column(String(8))
+    """Who talked with the caller last; None: nobody."""
+    party_id: Mapped[int | None] = mapped_column(index=True)
+    lawyer_id: Mapped[int | None] = mapped_column(index=True)
+    case_id: Mapped[int | None]
+    need: Mapped[str | None] = mapped_column(String(16))
+    """As the caller keyed it; an agent's disposition overrides it."""
+    second_of: Mapped[str | None]
+    """The served call on the same matter within the seven days before, as the caller was told apart in the queue."""
+
+
 class Audit(Table):
     """One act upon the floor, by feature code or by the API: who did what to whom, allowed or refused."""
 
@@ -337,7 +387,31 @@ class Audit(Table):
     """done, or why not."""
 
 
+class Supervision(Table):
+    """One act of a leader's or mentor's upon an agent (AGT-5), as it begins and as it ends.
+
+    What lasts (listen, whisper, join) has a row ``began`` and, with the same `session` and `n`, a row ``ended``: `at`
+    of that one is until when. What does not last is ``done``, what is not allowed or not possible ``refused``.
+    """
+
+    __tablename__ = "supervisions"
+    session: Mapped[str] = mapped_column(primary_key=True)
+    """Names the leader's phone call, or the request by the API."""
+    n: Mapped[int] = mapped_column(primary_key=True)
+    event: Mapped[str] = mapped_column(String(8), primary_key=True)
+    """began, ended, done or refused."""
+    at: Mapped[float] = mapped_column(index=True)
+    who: Mapped[str] = mapped_column(String(8))
+    whom: Mapped[str | None] = mapped_column(String(8), index=True)
+    """None: a caller was pulled from the queue."""
+    what: Mapped[str] = mapped_column(String(16))
+    """listen, whisper, join, take_over, force_pause, force_sign_out, pull or move."""
+    call_id: Mapped[str | None]
+    detail: Mapped[str] = mapped_column(default="")
+    """Where an agent was moved to, or why it was refused: no personal data."""
+
+
 LEDGER: tuple[type[Table], ...] = (
     Call, Transition, Identity, OfferEvent, PromptHeard, Ending, Recording, Callback, AgentState, DutyNote,
-    WorkOrder, WorkOrderChange, Segment, Audit,
+    WorkOrder, WorkOrderChange, Segment, Audit, Supervision, Rating, Disposition, Matter,
 )  # fmt: skip

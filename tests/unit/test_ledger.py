@@ -728,6 +728,18 @@ ROWS: list[models.Table] = [
     ),
     models.Callback(id=CALL, at=AT, number="15400001001", reason="fallback"),
     models.AgentState(agent="601", at=AT, was="idle", now="paused", reason="paused", call_id=None),
+    models.WorkOrder(
+        id=f"{CALL}~order-message-0", at=AT, kind="message", call_id=CALL, party_id=None, lawyer_id=None, case_id=None,
+        need=None, due_at=AT + 3600.0, must_answer="front", opened_by="hotline",
+    ),
+    models.WorkOrderChange(
+        id=f"{CALL}~order-message-0~1", order_id=f"{CALL}~order-message-0", at=AT, now="closed", by="601",
+        must_answer=None, note="answered",
+    ),
+    models.Segment(call_id=CALL, n=0, kind="message", at=AT, seconds=9.0, spoken_s=7.0),
+    models.Supervision(
+        session="demo-1.9", n=0, event="began", at=AT, who="612", whom="601", what="listen", call_id=CALL, detail="",
+    ),
 ]
 
 

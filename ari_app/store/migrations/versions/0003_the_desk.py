@@ -104,11 +104,73 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_audit_at"), "audit", ["at"], unique=False)
 
+    # Leaders and mentors
+    op.add_column("agents", sa.Column("role", sa.String(length=16), server_default="agent", nullable=False))
+    op.create_table(
+        "supervisions",
+        sa.Column("session", sa.String(), nullable=False),
+        sa.Column("n", sa.Integer(), nullable=False),
+        sa.Column("event", sa.String(length=8), nullable=False),
+        sa.Column("at", sa.Float(precision=53), nullable=False),
+        sa.Column("who", sa.String(length=8), nullable=False),
+        sa.Column("whom", sa.String(length=8), nullable=True),
+        sa.Column("what", sa.String(length=16), nullable=False),
+        sa.Column("call_id", sa.String(), nullable=True),
+        sa.Column("detail", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("session", "n", "event", name=op.f("pk_supervisions")),
+    )
+    op.create_index(op.f("ix_supervisions_at"), "supervisions", ["at"], unique=False)
+    op.create_index(op.f("ix_supervisions_whom"), "supervisions", ["whom"], unique=False)
+
+    # After the call: ratings, dispositions, what each call was about
+    op.add_column("identities", sa.Column("case_id", sa.Integer(), nullable=True))
+    op.create_table(
+        "ratings",
+        sa.Column("call_id", sa.String(), nullable=False),
+        sa.Column("n", sa.Integer(), nullable=False),
+        sa.Column("at", sa.Float(precision=53), nullable=False),
+        sa.Column("agent", sa.String(length=8), nullable=False),
+        sa.Column("score", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("call_id", "n", name=op.f("pk_ratings")),
+    )
+    op.create_index(op.f("ix_ratings_at"), "ratings", ["at"], unique=False)
+    op.create_index(op.f("ix_ratings_agent"), "ratings", ["agent"], unique=False)
+    op.create_table(
+        "dispositions",
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("call_id", sa.String(), nullable=False),
+        sa.Column("at", sa.Float(precision=53), nullable=False),
+        sa.Column("agent", sa.String(length=8), nullable=False),
+        sa.Column("need", sa.String(length=16), nullable=False),
+        sa.Column("result", sa.String(length=16), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_dispositions")),
+    )
+    op.create_index(op.f("ix_dispositions_call_id"), "dispositions", ["call_id"], unique=False)
+    op.create_index(op.f("ix_dispositions_agent"), "dispositions", ["agent"], unique=False)
+    op.create_table(
+        "matters",
+        sa.Column("call_id", sa.String(), nullable=False),
+        sa.Column("at", sa.Float(precision=53), nullable=False),
+        sa.Column("until", sa.Float(precision=53), nullable=False),
+        sa.Column("agent", sa.String(length=8), nullable=True),
+        sa.Column("party_id", sa.Integer(), nullable=True),
+        sa.Column("lawyer_id", sa.Integer(), nullable=True),
+        sa.Column("case_id", sa.Integer(), nullable=True),
+        sa.Column("need", sa.String(length=16), nullable=True),
+        sa.Column("second_of", sa.String(), nullable=True),
+        sa.PrimaryKeyConstraint("call_id", name=op.f("pk_matters")),
+    )
+    for column in ("at", "party_id", "lawyer_id"):
+        op.create_index(op.f(f"ix_matters_{column}"), "matters", [column], unique=False)
+
     for table in LEDGER:
         refuse_changes(table)
 
 
-LEDGER: tuple[str, ...] = ("duty_notes", "work_orders", "work_order_changes", "segments", "audit")
+LEDGER: tuple[str, ...] = (
+    "duty_notes", "work_orders", "work_order_changes", "segments", "audit", "supervisions", "ratings", "dispositions",
+    "matters",
+)  # fmt: skip
 """The ledger's tables that are made here."""
 
 
