@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import select
 
 from ari_app import notify, store
+from ari_app import rules as desk_rules
 from ari_app import settings as house_rules
 from ari_app.ari.client import Client
 from ari_app.ari.errors import (
@@ -161,6 +162,7 @@ async def drain(asked: asyncio.Event, reception: Reception, pending: Pending, st
 async def hotline(settings: Settings, catalogue: Catalogue) -> AsyncIterator[tuple[Hotline, Vault, Pending]]:
     """All parts, open; closed in reverse."""
     catalogue.look_again()  # a spare may have read it long ago
+    book = desk_rules.open_book()
     engine = store.open_engine(settings.database, answer_within_s=DATABASE_ANSWERS_WITHIN_S)
     store.check_version(engine)
     instance = Instance(settings)
@@ -170,7 +172,7 @@ async def hotline(settings: Settings, catalogue: Catalogue) -> AsyncIterator[tup
         engine, timed=metrics.database_writing, journal=settings.journal_dir, journal_mb=settings.ledger.journal_mb
     )
     await ledger.open()
-    desk = Desk(ledger, settings.queue, time.time, on_wrapped_up=metrics.handled)
+    desk = Desk(ledger, settings.queue, time.time, on_wrapped_up=metrics.handled, rules=book)
     client = Client(
         WebSocketWire(instance.ari_url, instance.ari_user, instance.ari_password, "sanling"),
         watch=lambda verb, blocking, seconds, error: watch(metrics, blocking, seconds, error),

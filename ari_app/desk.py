@@ -25,7 +25,9 @@ from sqlalchemy.orm import Session
 
 from ari_app.errors import SanlingError, StoreUnavailable
 from ari_app.flow.dispatch import Idle, Waiting, expected_wait_s, pairs, position
+from ari_app.flow.routing import Wants
 from ari_app.ledger import AgentChange, Ledger
+from ari_app.rules import RuleBook
 from ari_app.settings import Queue
 from ari_app.store.models import Agent, AgentState
 
@@ -97,7 +99,9 @@ class Desk:
         queue: Queue,
         clock: Clock,
         on_wrapped_up: Callable[[str, float, float, float], None] | None = None,
+        rules: RuleBook | None = None,
     ) -> None:
+        self.rules = RuleBook() if rules is None else rules
         self._ledger = ledger
         self._queue = queue
         self._clock = clock
@@ -192,8 +196,12 @@ class Desk:
 
     # ------------------------------------------------------------ callers
 
-    def join(self, call_id: str, since: float, inbox: Inbox, *, offered: bool = False) -> None:
-        """`call_id` waits since `since`; a Reserved will arrive in `inbox`, unless it is `offered` to an agent now."""
+    def join(
+        self, call_id: str, since: float, inbox: Inbox, *, wants: Wants | None = None, offered: bool = False
+    ) -> None:
+        """`call_id` waits since `since` for what it `wants`; a Reserved will arrive in `inbox`, unless it is `offered`
+        to an agent now. Joining again changes what it wants and keeps the place.
+        """
         self._waiting[call_id] = (Waiting(since, call_id), inbox)
         if offered:
             self._offered.add(call_id)

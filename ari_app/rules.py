@@ -1,0 +1,268 @@
+"""The desk's rules: who is routed where, and all that the desk does by data instead of code, in one TOML file.
+
+``desk.toml`` beside hotline.toml (``SANLING_DESK`` names another) is read at the start and at `sanling reload`; every
+group has its defaults, so that no file is needed. Nothing wrong in it takes effect: an error names the file, the line
+and what to write instead, and the rules in force stay (`RuleBook`).
+
+A part may have ``faults()``: for what no type says, (name of the setting, sentence) pairs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ari_app.errors import SettingsInvalid
+from ari_app.settings import PROJECT, Part
+
+LINES = ("party", "lawyer", "second_line")
+NEEDS = ("milestone", "material", "time", "pressing")
+LANGUAGES = ("mandarin", "dialect", "english")
+SKILLS = (*LINES, *NEEDS, *LANGUAGES)
+"""What an agent may be good at. Each is a row of agent_skills with a level."""
+LEVELS = range(1, 6)
+"""1 helps out, 3 is usual, 5 is the best."""
+
+
+class Step(Part, frozen=True):
+    """Who may take a call once its caller has waited `after_s`: agents with `level` or more in what is asked."""
+
+    after_s: float
+    level: int = 1
+    need: bool = True
+    """Whether the caller's need is asked of the agent."""
+    language: bool = True
+    """Whether the caller's language is."""
+    lines: tuple[str, ...] = ()
+    """Agents of these lines help as well."""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if not 0 <= self.after_s < float("inf"):
+            yield "after_s", "seconds, 0 or more"
+        if self.level not in LEVELS:
+            yield "level", "a level from 1 to 5"
+        for line in self.lines:
+            if line not in LINES:
+                yield "lines", f"there is no line {line!r}; lines are {', '.join(LINES)}"
+
+
+class Line(Part, frozen=True):
+    name: str
+    """As people call it."""
+    steps: tuple[Step, ...] = (
+        Step(after_s=0.0, level=3),
+        Step(after_s=20.0, level=1),
+        Step(after_s=60.0, level=1, need=False),
+        Step(after_s=180.0, level=1, need=False, language=False),
+    )
+    """How the circle of agents widens while a caller waits."""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if not self.steps or self.steps[0].after_s != 0:
+            yield "steps", "the first step is after_s = 0"
+        for n, (before, after) in enumerate(pairwise(self.steps), start=1):
+            if after.after_s <= before.after_s:
+                yield f"steps[{n}].after_s", f"steps rise: more than {before.after_s:g}"
+            for name, wider in (
+                ("level", after.level <= before.level),
+                ("need", after.need <= before.need),
+                ("language", after.language <= before.language),
+                ("lines", set(after.lines) >= set(before.lines)),
+            ):
+                if not wider:
+                    yield f"steps[{n}].{name}", "a later step never asks for more than the one before it"
+
+
+class Lines(Part, frozen=True):
+    party: Line = Line(name="当事人")
+    lawyer: Line = Line(name="律师")
+    second_line: Line = Line(name="二线律师")
+
+
+class Routing(Part, frozen=True):
+    last_agent_s: float = 15.0
+    """A caller waits so long for the agent of the last time, before any other is tried. 0: not at all."""
+    usual_level: int = 3
+    """Of an agent of whom agent_skills says nothing for a kind of skill (line, need, language), in these:"""
+    usual_lines: tuple[str, ...] = ("party", "lawyer")
+    usual_needs: tuple[str, ...] = NEEDS
+    usual_languages: tuple[str, ...] = ("mandarin",)
+    pressing_priority: int = 1
+    """Of a caller whose need is 情绪; callers of a higher priority come first."""
+    second_call_priority: int = 1
+    """Added for a second call on the same matter. KPI-2."""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if not 0 <= self.last_agent_s <= 120:
+            yield "last_agent_s", "seconds, 0 to 120"
+        if self.usual_level not in LEVELS:
+            yield "usual_level", "a level from 1 to 5"
+        for name, known in (("usual_lines", LINES), ("usual_needs", NEEDS), ("usual_languages", LANGUAGES)):
+            for one in getattr(self, name):
+                if one not in known:
+                    yield name, f"there is no {one!r}; write some of {', '.join(known)}"
+        for name in ("pressing_priority", "second_call_priority"):
+            if not 0 <= getattr(self, name) <= 9:
+                yield name, "0 to 9"
+
+
+class Rules(Part, frozen=True):
+    routing: Routing = Routing()
+    lines: Lines = Lines()
+
+
+class RuleBook:
+    """The rules in force. Without a `file` these are `rules` for ever."""
+
+    def __init__(self, rules: Rules | None = None, file: Path | None = None) -> None:
+        self.now = Rules() if rules is None else rules
+        self._file = file
+
+    def reload(self) -> None:
+        """Puts the file's rules in force. Raises SettingsInvalid, and leaves those that are."""
+        if self._file is not None:
+            self.now = load(self._file)
+
+
+def file_of(environment: Mapping[str, str] | None = None) -> Path:
+    named = (os.environ if environment is None else environment).get("SANLING_DESK")
+    return Path(named) if named else PROJECT / "desk.toml"
+
+
+def open_book() -> RuleBook:
+    """The rules of the file that the environment names, or of desk.toml. Raises SettingsInvalid."""
+    file = file_of()
+    return RuleBook(load(file), file)
+
+
+def load(file: Path) -> Rules:
+    """The rules in `file`; the defaults if there is no desk.toml. Raises SettingsInvalid: file, line, what to write."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if file == PROJECT / "desk.toml":
+            return Rules()
+        raise SettingsInvalid(f"There is no file of rules {file}: make it, or leave SANLING_DESK unset.") from None
+    except UnicodeDecodeError as error:
+        raise SettingsInvalid(f"{file} is not UTF-8 ({error.reason}): save it as UTF-8.") from None
+    except OSError as error:
+        raise SettingsInvalid(f"{file} cannot be read: {error.strerror}.") from error
+    return parse(text, file.name)
+
+
+def parse(text: str, name: str = "desk.toml") -> Rules:
+    """The rules that `text` says, over the defaults. Raises SettingsInvalid: `name`, line, what to write."""
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        place = re.search(r" \(at line (\d+), column \d+\)$", str(error))
+        line = int(place[1]) if place else len(text.splitlines())
+        raise SettingsInvalid(f"{name}, line {line}: not valid TOML: {str(error).partition(' (at ')[0]}.") from error
+    defaults = msgspec.to_builtins(Rules())
+    try:
+        rules = msgspec.convert(_over(defaults, tree), Rules)
+    except msgspec.ValidationError as error:
+        said, _, path = str(error).partition(" - at `$")
+        path = path.rstrip("`").lstrip(".")
+        unknown = re.search(r"unknown field `(.*)`", said)
+        where = ".".join(filter(None, (path, unknown[1] if unknown else "")))
+        raise SettingsInvalid(_sentence(name, text, where, f"{said}. {_what_to_write(defaults, path)}")) from error
+    for path, fault in _faults(rules):
+        raise SettingsInvalid(_sentence(name, text, path, f"{fault}."))
+    return rules
+
+
+def _over(defaults: Any, said: Any) -> Any:
+    """What the file says, over the defaults; a list that it says replaces the whole list."""
+    if not isinstance(defaults, dict) or not isinstance(said, dict):
+        return said
+    return {
+        **defaults,
+        **{key: _over(defaults[key], value) if key in defaults else value for key, value in said.items()},
+    }
+
+
+def _faults(part: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(part, msgspec.Struct):
+        for name in part.__struct_fields__:
+            yield from _faults(getattr(part, name), f"{path}.{name}" if path else name)
+        for name, fault in getattr(part, "faults", lambda: ())():
+            yield f"{path}.{name}" if path else name, fault
+    elif isinstance(part, Mapping):
+        for name, inner in part.items():
+            yield from _faults(inner, f"{path}.{name}")
+    elif isinstance(part, list | tuple):
+        for n, inner in enumerate(part):
+            yield from _faults(inner, f"{path}[{n}]")
+
+
+def _sentence(name: str, text: str, path: str, said: str) -> str:
+    return f"{name}, line {line_of(text, path)}: {path}: {said}"
+
+
+def _what_to_write(defaults: dict[str, Any], path: str) -> str:
+    """An example from the defaults, or the names that are known there."""
+    there: Any = defaults
+    for key in _keys(path):
+        try:
+            there = there[key]
+        except (KeyError, IndexError, TypeError):
+            return "See desk.example.toml."
+    if isinstance(there, dict):
+        return f"Known here: {', '.join(there)}."
+    return f"Write for example {json.dumps(there, ensure_ascii=False)}."
+
+
+def _keys(path: str) -> list[str | int]:
+    return [int(index) if index else name for name, index in re.findall(r"([^.\[\]]+)(?!\])|\[(\d+)\]", path)]
+
+
+def line_of(text: str, path: str) -> int:
+    """The line of TOML `text`, from 1, that sets `path` (``lines.party.steps[1].level``), or what it is in."""
+    where = _keys(path)
+    best, best_depth = 1, 0
+    table: list[str | int] = []
+    counted: dict[tuple[str | int, ...], int] = {}
+    key: list[str | int] = []
+    elements = 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        bare = line.strip()
+        if header := re.match(r"(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?$", bare):
+            names: list[str | int] = []
+            for one in _names(header[2]):
+                names.append(one)
+                if tuple(names) in counted:
+                    names.append(counted[tuple(names)])
+            if header[1] == "[[":
+                if isinstance(names[-1], int):
+                    names.pop()
+                counted[tuple(names)] = counted.get(tuple(names), -1) + 1
+                names.append(counted[tuple(names)])
+            table, key = names, []
+            here = table
+        elif setting := re.match(r"([\w\"'.-]+)\s*=", bare):
+            key, elements = [*table, *_names(setting[1])], 0
+            here = key
+            if (inline := bare.partition("=")[2]).lstrip().startswith("["):
+                elements = inline.count("{")
+        elif key and bare.startswith("{"):
+            here = [*key, elements]
+            elements += 1
+        else:
+            continue
+        depth = len(here) if where[: len(here)] == here else 0
+        if depth > best_depth:
+            best, best_depth = number, depth
+    return best
+
+
+def _names(dotted: str) -> list[str]:
+    return [name.strip().strip("\"'") for name in dotted.split(".")]

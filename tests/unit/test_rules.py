@@ -1,0 +1,102 @@
+"""The desk's rules: what is wrong in the file is refused, and the error names the line and what to write."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ari_app.errors import SettingsInvalid
+from ari_app.rules import RuleBook, Rules, file_of, line_of, load, parse
+from ari_app.settings import PROJECT
+
+EXAMPLE = PROJECT / "desk.example.toml"
+
+
+def test_the_example_says_every_rule_with_its_default():
+    said = tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))
+    assert said == msgspec.json.decode(msgspec.json.encode(Rules()))
+    assert load(EXAMPLE) == Rules()
+
+
+def test_what_the_file_does_not_say_is_the_default():
+    rules = parse('[lines.lawyer]\nname = "律所"\n[routing]\nlast_agent_s = 5')
+    assert (rules.lines.lawyer.name, rules.routing.last_agent_s) == ("律所", 5.0)
+    assert rules.lines.lawyer.steps == Rules().lines.lawyer.steps
+    assert rules.lines.party == Rules().lines.party
+
+
+STEP = "[[lines.party.steps]]\nafter_s = 0\n"
+WRONG = [
+    ("[routing]\n\nlast_agent_s = 'soon'\n", 3, "15.0"),
+    ("[routing]\nlast_agent_s = -1\n", 2, "0 to 120"),
+    ("[routing]\nlast_agent_s = nan\n", 2, "0 to 120"),
+    ("# a comment\n[routing]\nlast_agents_s = 3\n", 3, "last_agent_s"),
+    ("routing = 3\n", 1, "last_agent_s"),
+    ("[routing]\nusual_level = 6\n", 2, "1 to 5"),
+    ("[routing]\nusual_lines = [\n  'party',\n  'judge',\n]\n", 2, "second_line"),
+    ("[routing]\npressing_priority = 10\n", 2, "0 to 9"),
+    ("\n[rooting]\nx = 1\n", 2, "routing"),
+    ("\n\nlines.party.nam = '当事人'\n", 3, "name"),
+    ("[routing]\nusual_level = 3\nusual_level = 3\n", 3, "not valid TOML"),
+    ("[routing]\nusual_level = [1,\n", 2, "not valid TOML"),
+    ("[lines.party]\nsteps = []\n", 2, "after_s = 0"),
+    ("[[lines.party.steps]]\nafter_s = 5\n", 1, "after_s = 0"),
+    (f"{STEP}[[lines.party.steps]]\nafter_s = 0\n", 4, "more than 0"),
+    (f"{STEP}level = 2\n[[lines.party.steps]]\nafter_s = 9\nlevel = 4\n", 6, "never asks for more"),
+    (f"{STEP}need = false\n[[lines.party.steps]]\nafter_s = 9\n", 4, "never asks for more"),
+    (f"{STEP}lines = ['lawyer']\n[[lines.party.steps]]\nafter_s = 9\n", 4, "never asks for more"),
+    (f"{STEP}[[lines.party.steps]]\nafter_s = 9\nlines = ['judge']\n", 5, "judge"),
+    (f"{STEP}level = 0\n", 3, "1 to 5"),
+    (f"{STEP}[[lines.party.steps]]\nlevel = 1\n", 3, "after_s"),
+    ("[lines.lawyer]\nsteps = [\n  { after_s = 0 },\n  # later\n  { after_s = 20, levl = 1 },\n]\n", 5, "level"),
+    ("[lines.lawyer]\nsteps = [{ after_s = 0 },\n  { after_s = 20, level = 9 }]\n", 3, "1 to 5"),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "what"), WRONG)
+def test_a_mistake_is_told_with_its_line_and_what_to_write(text, line, what):
+    with pytest.raises(SettingsInvalid) as told:
+        parse(text)
+    assert f"desk.toml, line {line}: " in str(told.value)
+    assert what in str(told.value)
+
+
+def test_a_setting_is_found_in_its_own_table():
+    text = "[a]\nx = 1\n[b]\nx = 2\n[[b.c]]\nx = 3\n[[b.c]]\nx = 4\n[b.c.d]\nx = 5\n"
+    assert [line_of(text, path) for path in ("a.x", "b.x", "b.c[0].x", "b.c[1].x", "b.c[1].d.x")] == [2, 4, 6, 8, 10]
+    assert [line_of(text, path) for path in ("b.c[1].y", "b.y", "z")] == [7, 3, 1]
+
+
+def test_a_bad_file_leaves_the_rules_in_force(tmp_path):
+    file = tmp_path / "desk.toml"
+    file.write_text("[routing]\nlast_agent_s = 7\n", encoding="utf-8")
+    book = RuleBook(load(file), file)
+    file.write_text("[routing]\nlast_agent_s = 700\n", encoding="utf-8")
+    with pytest.raises(SettingsInvalid, match="line 2"):
+        book.reload()
+    assert book.now.routing.last_agent_s == 7.0
+    file.write_text("[routing]\nlast_agent_s = 8\n", encoding="utf-8")
+    book.reload()
+    assert book.now.routing.last_agent_s == 8.0
+    file.write_bytes("名".encode("gbk"))
+    with pytest.raises(SettingsInvalid, match="UTF-8"):
+        book.reload()
+    file.unlink()
+    with pytest.raises(SettingsInvalid, match="no file of rules"):
+        book.reload()
+    with pytest.raises(SettingsInvalid, match="cannot be read"):
+        load(tmp_path)
+
+
+def test_a_book_without_a_file_stays_as_it_is():
+    book = RuleBook()
+    book.reload()
+    assert book.now == Rules()
+
+
+def test_the_environment_names_the_file():
+    assert file_of({"SANLING_DESK": "/etc/sanling/desk.toml"}) == Path("/etc/sanling/desk.toml")
+    assert file_of({}) == PROJECT / "desk.toml"
