@@ -232,13 +232,64 @@ class Recording(Table):
 
 
 class Callback(Table):
-    """Someone asked to be called back, or (reason ``lost``) was cut off by us: these come first."""
+    """Someone asked to be called back, or (reason ``lost``) was cut off by us: these come first.
+
+    What became of it is in `callback_events`; both together tell how it stands (``ari_app.flow.callbacks``).
+    """
 
     __tablename__ = "callbacks"
     id: Mapped[str] = mapped_column(primary_key=True)
+    """The call in which it was asked for."""
     at: Mapped[float]
     number: Mapped[str]
     reason: Mapped[str] = mapped_column(String(16))
+    """asked, lost, or fallback: left in the dialplan while no controller was there."""
+    since: Mapped[float | None] = mapped_column(default=None)
+    """When the caller joined the queue, whose place is kept; None: `at`."""
+    window: Mapped[str] = mapped_column(String(16), default="any", server_default="any")
+    """any, morning or afternoon."""
+    role: Mapped[str] = mapped_column(String(16), default="unknown", server_default="unknown")
+    need: Mapped[str | None] = mapped_column(String(16), default=None)
+    party_id: Mapped[int | None] = mapped_column(default=None)
+    lawyer_id: Mapped[int | None] = mapped_column(default=None)
+    """The person who was proven when it was asked for: either or none of them."""
+
+
+class CallbackEvent(Table):
+    """One thing that became of a callback (``flow.callbacks.Happened``); rows of one, by `n`, tell how it stands."""
+
+    __tablename__ = "callback_events"
+    callback_id: Mapped[str] = mapped_column(primary_key=True)
+    n: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[float]
+    event: Mapped[str] = mapped_column(String(16))
+    call_id: Mapped[str | None] = mapped_column(default=None, index=True)
+    """The call that it came of: an attempt, or one that the person made."""
+    agent: Mapped[str | None] = mapped_column(String(8), default=None)
+    number: Mapped[str | None] = mapped_column(default=None)
+    """The number to call from now on."""
+    window: Mapped[str | None] = mapped_column(String(16), default=None)
+    until: Mapped[float | None] = mapped_column(default=None)
+    """Not before this moment is it tried again."""
+    why: Mapped[str | None] = mapped_column(String(16), default=None)
+
+
+class OutboundCall(Table):
+    """What a call that we place is for; its other rows are those of any call, its outside leg is the caller's."""
+
+    __tablename__ = "outbound"
+    call_id: Mapped[str] = mapped_column(primary_key=True)
+    at: Mapped[float]
+    agent: Mapped[str] = mapped_column(String(8), index=True)
+    """Whose phone rings first."""
+    number: Mapped[str]
+    callback_id: Mapped[str | None] = mapped_column(default=None, index=True)
+    """The callback that it serves; None: an agent calls a case's party or lawyer."""
+    case_id: Mapped[int | None] = mapped_column(default=None)
+    role: Mapped[str] = mapped_column(String(16))
+    need: Mapped[str | None] = mapped_column(String(16), default=None)
+    party_id: Mapped[int | None] = mapped_column(default=None)
+    lawyer_id: Mapped[int | None] = mapped_column(default=None)
 
 
 class AgentState(Table):
@@ -414,4 +465,5 @@ class Supervision(Table):
 LEDGER: tuple[type[Table], ...] = (
     Call, Transition, Identity, OfferEvent, PromptHeard, Ending, Recording, Callback, AgentState, DutyNote,
     WorkOrder, WorkOrderChange, Segment, Audit, Supervision, Rating, Disposition, Matter,
+    CallbackEvent, OutboundCall,
 )  # fmt: skip

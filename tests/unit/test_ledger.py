@@ -740,6 +740,12 @@ ROWS: list[models.Table] = [
     models.Supervision(
         session="demo-1.9", n=0, event="began", at=AT, who="612", whom="601", what="listen", call_id=CALL, detail="",
     ),
+    models.Rating(call_id=CALL, n=7, at=AT, agent="601", score=5),
+    models.Disposition(id="0" * 32, call_id=CALL, at=AT, agent="601", need="milestone", result="on_the_spot"),
+    models.Matter(
+        call_id=CALL, at=AT, until=AT + 60.0, agent="601", party_id=1, lawyer_id=None, case_id=1, need="milestone",
+        second_of=None,
+    ),
 ]
 
 

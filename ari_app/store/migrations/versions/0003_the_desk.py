@@ -163,6 +163,45 @@ def upgrade() -> None:
     for column in ("at", "party_id", "lawyer_id"):
         op.create_index(op.f(f"ix_matters_{column}"), "matters", [column], unique=False)
 
+    # Callbacks that keep their place, and calls that are placed
+    op.add_column("callbacks", sa.Column("since", sa.Float(precision=53), nullable=True))
+    op.add_column("callbacks", sa.Column("window", sa.String(length=16), server_default="any", nullable=False))
+    op.add_column("callbacks", sa.Column("role", sa.String(length=16), server_default="unknown", nullable=False))
+    op.add_column("callbacks", sa.Column("need", sa.String(length=16), nullable=True))
+    op.add_column("callbacks", sa.Column("party_id", sa.Integer(), nullable=True))
+    op.add_column("callbacks", sa.Column("lawyer_id", sa.Integer(), nullable=True))
+    op.create_table(
+        "callback_events",
+        sa.Column("callback_id", sa.String(), nullable=False),
+        sa.Column("n", sa.Integer(), nullable=False),
+        sa.Column("at", sa.Float(precision=53), nullable=False),
+        sa.Column("event", sa.String(length=16), nullable=False),
+        sa.Column("call_id", sa.String(), nullable=True),
+        sa.Column("agent", sa.String(length=8), nullable=True),
+        sa.Column("number", sa.String(), nullable=True),
+        sa.Column("window", sa.String(length=16), nullable=True),
+        sa.Column("until", sa.Float(precision=53), nullable=True),
+        sa.Column("why", sa.String(length=16), nullable=True),
+        sa.PrimaryKeyConstraint("callback_id", "n", name=op.f("pk_callback_events")),
+    )
+    op.create_index(op.f("ix_callback_events_call_id"), "callback_events", ["call_id"], unique=False)
+    op.create_table(
+        "outbound",
+        sa.Column("call_id", sa.String(), nullable=False),
+        sa.Column("at", sa.Float(precision=53), nullable=False),
+        sa.Column("agent", sa.String(length=8), nullable=False),
+        sa.Column("number", sa.String(), nullable=False),
+        sa.Column("callback_id", sa.String(), nullable=True),
+        sa.Column("case_id", sa.Integer(), nullable=True),
+        sa.Column("role", sa.String(length=16), nullable=False),
+        sa.Column("need", sa.String(length=16), nullable=True),
+        sa.Column("party_id", sa.Integer(), nullable=True),
+        sa.Column("lawyer_id", sa.Integer(), nullable=True),
+        sa.PrimaryKeyConstraint("call_id", name=op.f("pk_outbound")),
+    )
+    op.create_index(op.f("ix_outbound_agent"), "outbound", ["agent"], unique=False)
+    op.create_index(op.f("ix_outbound_callback_id"), "outbound", ["callback_id"], unique=False)
+
     for table in LEDGER:
         refuse_changes(table)
 
@@ -170,6 +209,7 @@ def upgrade() -> None:
 LEDGER: tuple[str, ...] = (
     "duty_notes", "work_orders", "work_order_changes", "segments", "audit", "supervisions", "ratings", "dispositions",
     "matters",
+    "callback_events", "outbound",
 )  # fmt: skip
 """The ledger's tables that are made here."""
 

@@ -1,0 +1,22 @@
+"""Which callers are asked how satisfied they were, and what their answer asks for. KPI-7. Pure."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+LOWEST, HIGHEST = 1, 5
+"""Scores of the survey."""
+LOW = 2
+"""A score of so much or less: the caller is asked why, and the team leader answers."""
+
+
+def asks(call_id: str, share: float) -> bool:
+    """Whether this call is among the `share` (0 to 1) that is asked: drawn by lot, and always the same for one call,
+    so that a controller that takes it up asks on, or does not begin.
+    """
+    drawn = int.from_bytes(sha256(call_id.encode()).digest()[:8]) / 2**64
+    return drawn < share
+
+
+def is_low(score: int) -> bool:
+    return score <= LOW
