@@ -246,9 +246,9 @@ class Callback(Table):
     """asked, lost, or fallback: left in the dialplan while no controller was there."""
     since: Mapped[float | None] = mapped_column(default=None)
     """When the caller joined the queue, whose place is kept; None: `at`."""
-    window: Mapped[str] = mapped_column(String(16), default="any", server_default="any")
-    """any, morning or afternoon."""
-    role: Mapped[str] = mapped_column(String(16), default="unknown", server_default="unknown")
+    window: Mapped[str | None] = mapped_column(String(16), default=None)
+    """morning or afternoon; None or any: at any time."""
+    role: Mapped[str | None] = mapped_column(String(16), default=None)
     need: Mapped[str | None] = mapped_column(String(16), default=None)
     party_id: Mapped[int | None] = mapped_column(default=None)
     lawyer_id: Mapped[int | None] = mapped_column(default=None)

@@ -727,6 +727,10 @@ ROWS: list[models.Table] = [
         call_id=CALL, store="local", at=AT, path="a.flac", sha256="0" * 64, seconds=1.0, channels=2, bytes=10
     ),
     models.Callback(id=CALL, at=AT, number="15400001001", reason="fallback"),
+    models.CallbackEvent(callback_id=CALL, n=1, at=AT, event="missed", call_id="demo-out-1.1", until=AT + 600, why="busy"),
+    models.OutboundCall(
+        call_id="demo-out-1.1", at=AT, agent="601", number="15400001001", callback_id=CALL, role="party", need="time"
+    ),
     models.AgentState(agent="601", at=AT, was="idle", now="paused", reason="paused", call_id=None),
     models.WorkOrder(
         id=f"{CALL}~order-message-0", at=AT, kind="message", call_id=CALL, party_id=None, lawyer_id=None, case_id=None,

@@ -165,8 +165,8 @@ def upgrade() -> None:
 
     # Callbacks that keep their place, and calls that are placed
     op.add_column("callbacks", sa.Column("since", sa.Float(precision=53), nullable=True))
-    op.add_column("callbacks", sa.Column("window", sa.String(length=16), server_default="any", nullable=False))
-    op.add_column("callbacks", sa.Column("role", sa.String(length=16), server_default="unknown", nullable=False))
+    op.add_column("callbacks", sa.Column("window", sa.String(length=16), nullable=True))
+    op.add_column("callbacks", sa.Column("role", sa.String(length=16), nullable=True))
     op.add_column("callbacks", sa.Column("need", sa.String(length=16), nullable=True))
     op.add_column("callbacks", sa.Column("party_id", sa.Integer(), nullable=True))
     op.add_column("callbacks", sa.Column("lawyer_id", sa.Integer(), nullable=True))
