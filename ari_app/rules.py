@@ -14,6 +14,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from datetime import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -114,9 +115,70 @@ class Routing(Part, frozen=True):
                 yield name, "0 to 9"
 
 
+class Waiting(Part, frozen=True):
+    full_at: int = 50
+    """So many callers wait at most; who comes then is offered a callback. 0: no limit."""
+    longest_wait_s: float = 600.0
+    """Who has waited so long is offered a callback once more; the place stays."""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if self.full_at < 0:
+            yield "full_at", "callers, 0 or more"
+        if not 0 < self.longest_wait_s < float("inf"):
+            yield "longest_wait_s", "seconds, more than 0"
+
+
+class Callbacks(Part, frozen=True):
+    """Times of day are ``HH:MM``, in hotline.toml's time zone."""
+
+    allowed: tuple[str, str] = ("08:00", "21:00")
+    """Nobody is called by us outside these hours, neither back nor in a case."""
+    morning: tuple[str, str] = ("09:00", "12:00")
+    afternoon: tuple[str, str] = ("13:30", "18:00")
+    """What callers may choose."""
+    attempts: int = 3
+    retry_after_s: tuple[float, ...] = (300.0, 1800.0, 7200.0)
+    """After the first attempt in vain, the second, …; the last one counts for all that follow."""
+    expires_after_s: float = 345600.0
+    ring_s: float = 45.0
+    """So long the person's telephone rings."""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        spans = {}
+        for name in ("allowed", "morning", "afternoon"):
+            spans[name] = tuple(time_of_day(one) for one in getattr(self, name))
+            begin, end = spans[name]
+            if begin is None or end is None or not begin < end:
+                yield name, 'two times of day, the earlier first, as in ["09:00", "12:00"]'
+                return
+        for name in ("morning", "afternoon"):
+            if max(spans[name][0], spans["allowed"][0]) >= min(spans[name][1], spans["allowed"][1]):  # type: ignore[type-var]
+                yield name, "part of it must lie within callbacks.allowed"
+        if not 1 <= self.attempts <= 10:
+            yield "attempts", "1 to 10"
+        if not self.retry_after_s or not all(60 <= one < float("inf") for one in self.retry_after_s):
+            yield "retry_after_s", "seconds, one or more of them, 60 or more each"
+        if not 3600 <= self.expires_after_s < float("inf"):
+            yield "expires_after_s", "seconds, 3600 or more"
+        if not 10 <= self.ring_s <= 120:
+            yield "ring_s", "seconds, 10 to 120"
+
+
+def time_of_day(text: str) -> time | None:
+    """``"09:30"``; None if it is none.
+
+    >>> time_of_day("09:30"), time_of_day("9.30")
+    (datetime.time(9, 30), None)
+    """
+    found = re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d)", text)
+    return time(int(found[1]), int(found[2])) if found else None
+
+
 class Rules(Part, frozen=True):
     routing: Routing = Routing()
     lines: Lines = Lines()
+    waiting: Waiting = Waiting()
+    callbacks: Callbacks = Callbacks()
 
 
 class RuleBook:

@@ -52,6 +52,15 @@ WRONG = [
     (f"{STEP}level = 0\n", 3, "1 to 5"),
     (f"{STEP}[[lines.party.steps]]\nlevel = 1\n", 3, "after_s"),
     ("[lines.lawyer]\nsteps = [\n  { after_s = 0 },\n  # later\n  { after_s = 20, levl = 1 },\n]\n", 5, "level"),
+    ("[waiting]\nfull_at = -1\n", 2, "0 or more"),
+    ("[waiting]\nlongest_wait_s = 0\n", 2, "more than 0"),
+    ("[callbacks]\nattempts = 3\nallowed = ['8:00', '21:00']\n", 3, "times of day"),
+    ("[callbacks]\nmorning = ['12:00', '09:00']\n", 2, "the earlier first"),
+    ("[callbacks]\nallowed = ['13:00', '20:00']\n", 1, "within callbacks.allowed"),
+    ("[callbacks]\nattempts = 0\n", 2, "1 to 10"),
+    ("[callbacks]\nretry_after_s = [30]\n", 2, "60 or more"),
+    ("[callbacks]\nexpires_after_s = 60\n", 2, "3600 or more"),
+    ("[callbacks]\nring_s = 5\n", 2, "10 to 120"),
     ("[lines.lawyer]\nsteps = [{ after_s = 0 },\n  { after_s = 20, level = 9 }]\n", 3, "1 to 5"),
 ]
 
