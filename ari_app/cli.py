@@ -242,6 +242,17 @@ def add_agent(number: str, name: str) -> None:
         out.print("Asterisk is not running; it will know the account when it starts.")
 
 
+@agents_app.command("role")
+def agent_role(
+    number: str,
+    role: Annotated[str, typer.Argument(help="agent, inspector (listens), mentor (speaks, takes over) or leader.")],
+) -> None:
+    """Who may listen to agents' calls, speak in them, take them over. Holds from the next code that is dialled."""
+    with reading(house_rules.load()) as session:
+        staff.set_role(session, number, role)
+    out.print(f"agent {number} is {role}")
+
+
 # ---------------------------------------------------------------- work orders
 
 

@@ -10,6 +10,7 @@ import time
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from ari_app import staff
 from ari_app.staff import Access, new_agent
 from ari_app.store.models import Case, LawFirm, Lawyer, Milestone, Party
 
@@ -58,6 +59,8 @@ AGENTS = (
     "何静", "罗丹", "郑凯", "梁悦", "谢宁", "宋佳", "唐磊", "许诺", "韩雪", "冯涛", "邓洁", "曹阳",
 )  # fmt: skip
 FIRST_AGENT = 601
+SUPERVISORS = {"610": "inspector", "611": "mentor", "612": "leader"}
+"""AGT-5."""
 
 
 def fill(session: Session, now: float | None = None) -> list[Access]:
@@ -86,4 +89,7 @@ def fill(session: Session, now: float | None = None) -> list[Access]:
         session.add(case)
         session.flush()
         session.add_all(Milestone(case_id=case.id, code=c, at=moment + days * DAY_S) for c, days in milestones)
-    return [new_agent(session, str(FIRST_AGENT + n), name) for n, name in enumerate(AGENTS)]
+    access = [new_agent(session, str(FIRST_AGENT + n), name) for n, name in enumerate(AGENTS)]
+    for number, role in SUPERVISORS.items():
+        staff.set_role(session, number, role)
+    return access

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from ari_app.desk import hash_pin
 from ari_app.errors import SanlingError
+from ari_app.flow.leading import Role
 from ari_app.instance import AgentAccount
 from ari_app.store.models import Agent
 
@@ -45,6 +46,16 @@ def new_agent(session: Session, number: str, name: str) -> Access:
     pin = "".join(secrets.choice(string.digits) for _ in range(PIN_LENGTH))
     session.add(Agent(number=number, name=name, sip_ha1=sip_ha1(number, password), pin_hash=hash_pin(pin)))
     return Access(number, name, password, pin)
+
+
+def set_role(session: Session, number: str, role: str) -> None:
+    """Makes `number` an agent, inspector, mentor or leader (AGT-5). Raises SanlingError: no such agent or role."""
+    if role not in tuple(Role):
+        raise SanlingError(f"There is no role {role!r}; write one of {', '.join(Role)}.")
+    agent = session.get(Agent, number)
+    if agent is None:
+        raise SanlingError(f"There is no agent {number}; `sanling agents list` shows who there is.")
+    agent.role = role
 
 
 def sip_ha1(number: str, password: str) -> str:

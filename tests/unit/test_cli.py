@@ -189,3 +189,12 @@ def test_a_database_of_an_earlier_version_says_what_to_run(instance):
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0000'")
     engine.dispose()
     assert "sanling setup" in str(sanling("calls").exception)
+
+
+def test_an_agent_is_made_a_mentor_and_a_role_that_does_not_exist_is_told(instance):
+    assert "agent 603 is mentor" in sanling("agents", "role", "603", "mentor").output
+    with store.session(store.open_engine(f"sqlite:///{instance / 'sanling.db'}")) as session:
+        assert session.get(models.Agent, "603").role == "mentor"
+    refused = sanling("agents", "role", "603", "boss")
+    assert isinstance(refused.exception, SanlingError)
+    assert "agent, inspector, mentor, leader" in str(refused.exception)

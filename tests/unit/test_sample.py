@@ -14,7 +14,7 @@ from ari_app.desk import pin_matches
 from ari_app.errors import SanlingError
 from ari_app.prompts import Catalogue
 from ari_app.settings import load
-from ari_app.staff import Access, accounts, new_agent, sip_ha1
+from ari_app.staff import Access, accounts, new_agent, set_role, sip_ha1
 from ari_app.store.models import Agent, Case, LawFirm, Lawyer, Milestone, Party
 from tests.unit.core_database import in_memory
 
@@ -125,3 +125,16 @@ def test_agent_numbers_that_no_phone_can_have_are_refused(house, number):
 def test_an_agent_number_is_given_once(house):
     with pytest.raises(SanlingError, match="taken"):
         new_agent(house[0], "601", "另一位")
+
+
+def test_there_are_an_inspector_a_mentor_and_a_leader_and_the_others_are_agents(house):
+    session, access = house
+    roles = {one.number: session.get(Agent, one.number).role for one in access}
+    assert {number: role for number, role in roles.items() if role != "agent"} == sample.SUPERVISORS
+
+
+def test_a_role_is_one_that_exists_and_of_an_agent_who_exists(house):
+    with pytest.raises(SanlingError, match="no role 'boss'"):
+        set_role(house[0], "601", "boss")
+    with pytest.raises(SanlingError, match="no agent 999"):
+        set_role(house[0], "999", "mentor")
