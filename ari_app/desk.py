@@ -172,6 +172,9 @@ class Desk:
     def agents_in(self, duty: Duty) -> int:
         return sum(agent.duty is duty for agent in list(self._agents.values()))
 
+    def agents(self) -> list[AgentNow]:
+        return list(self._agents.values())
+
     def agent(self, number: str) -> AgentNow | None:
         return self._agents.get(number)
 
