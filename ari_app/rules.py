@@ -14,7 +14,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from datetime import time
+from datetime import date, time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -174,11 +174,171 @@ def time_of_day(text: str) -> time | None:
     return time(int(found[1]), int(found[2])) if found else None
 
 
+WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+DAY_MIN = 1440
+SPAN = re.compile(r"([0-2]\d):([0-5]\d)-([0-2]\d):([0-5]\d)")
+
+Span = tuple[int, int]
+"""Minutes from midnight, from and until; until is the larger, past midnight more than 1440."""
+
+
+def spans_of(texts: tuple[str, ...]) -> tuple[Span, ...]:
+    """``("08:30-12:00", "22:00-06:00")`` as spans, in order of time.
+
+    Raises ValueError, saying what to write, for anything else and for spans that overlap.
+    """
+    spans: list[Span] = []
+    for text in texts:
+        found = SPAN.fullmatch(text)
+        if found is None:
+            raise ValueError(f"{text!r}: write hours as 08:30-17:30")
+        begin, end = int(found[1]) * 60 + int(found[2]), int(found[3]) * 60 + int(found[4])
+        if begin >= DAY_MIN or end > DAY_MIN or begin == end:
+            raise ValueError(f"{text!r}: write hours from 00:00 to 24:00, the end other than the beginning")
+        spans.append((begin, end if end > begin else end + DAY_MIN))
+    spans.sort()
+    for (_, until), (begin, _) in pairwise(spans):
+        if begin < until:
+            raise ValueError(f"{', '.join(texts)}: these hours overlap")
+    return tuple(spans)
+
+
+class Opening(Part, frozen=True):
+    """Hours are ``HH:MM-HH:MM``, in hotline.toml's time zone; 22:00-06:00 belongs to the day it begins on."""
+
+    weekly: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    """By weekday; a weekday that is not named is closed. Nothing at all: open at all times, holidays included."""
+    holiday: tuple[str, ...] = ()
+    """On public holidays."""
+    make_up: tuple[str, ...] = ()
+    """On make-up working days (调休); nothing: as on Mondays."""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        for day in self.weekly.keys() - set(WEEKDAYS):
+            yield f"weekly.{day}", f"there is no weekday {day!r}; write some of {', '.join(WEEKDAYS)}"
+        if not self.weekly and (self.holiday or self.make_up):
+            yield "weekly", "write the weekly hours too: without them it is open at all times"
+        given = {f"weekly.{day}": spans for day, spans in self.weekly.items()}
+        for name, spans in (given | {"holiday": self.holiday, "make_up": self.make_up}).items():
+            try:
+                spans_of(spans)
+            except ValueError as error:
+                yield name, str(error)
+
+
+class Hours(Opening, frozen=True):
+    lines: dict[str, Opening] = msgspec.field(default_factory=dict)
+    """Of lines whose hours differ: party, lawyer."""
+    closed_on: tuple[str, ...] = ()
+    """Further days on which nobody is there, ``YYYY-MM-DD``."""
+    calendar: str = ""
+    """File of public holidays and make-up days; empty: ari_app/calendar.toml."""
+    message_longest_s: float = 180.0
+    message_silence_s: float = 4.0
+    """A message ends after so much silence."""
+    answer_within_h: float = 4.0
+    """Hours after the next opening until which a message must be answered."""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        yield from Opening.faults(self)
+        for line in self.lines.keys() - set(LINES):
+            yield f"lines.{line}", f"there is no line {line!r}; lines are {', '.join(LINES)}"
+        for day in self.closed_on:
+            try:
+                date.fromisoformat(day)
+            except ValueError:
+                yield "closed_on", f"{day!r}: write a date as 2026-02-14"
+        if not 5 <= self.message_longest_s <= 600:
+            yield "message_longest_s", "seconds, 5 to 600"
+        if not 1 <= self.message_silence_s <= 30:
+            yield "message_silence_s", "seconds, 1 to 30"
+        if not 0 < self.answer_within_h <= 240:
+            yield "answer_within_h", "hours, more than 0"
+
+
+class Pause(Part, frozen=True):
+    """A reason to pause, dialled as ``*13`` and its code."""
+
+    code: str
+    name: str
+    spoken: str = ""
+    """Which prompt confirms it: ``agent-paused-`` and this; empty: none of its own."""
+    daily_minutes: int = 0
+    """Of one agent; 0: as long as it takes."""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if not re.fullmatch(r"\d{1,3}", self.code):
+            yield "code", "one to three digits, as dialled after *13"
+        if not 0 <= self.daily_minutes <= 1440:
+            yield "daily_minutes", "minutes, 0 (no limit) to 1440"
+
+
+class WrapUp(Part, frozen=True):
+    by_line: dict[str, float] = msgspec.field(default_factory=dict)
+    """Seconds, where it is not hotline.toml's queue.wrap_up_s."""
+    extension_s: float = 60.0
+    """``*16`` adds so much."""
+    longest_s: float = 300.0
+    """With all extensions."""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        for line, seconds in self.by_line.items():
+            if line not in LINES:
+                yield f"by_line.{line}", f"there is no line {line!r}; lines are {', '.join(LINES)}"
+            elif not 0 <= seconds <= self.longest_s:
+                yield f"by_line.{line}", f"seconds, 0 to {self.longest_s:g} (wrap_up.longest_s)"
+        if not 0 < self.extension_s < float("inf"):
+            yield "extension_s", "seconds, more than 0"
+        if not 0 < self.longest_s <= 3600:
+            yield "longest_s", "seconds, more than 0, at most 3600"
+
+
+class SignIn(Part, frozen=True):
+    wrong_pins: int = 3
+    """After so many wrong PINs in a row none is taken from this agent for a while."""
+    locked_s: float = 300.0
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if not 1 <= self.wrong_pins <= 10:
+            yield "wrong_pins", "1 to 10"
+        if not 0 <= self.locked_s <= 86400:
+            yield "locked_s", "seconds, 0 to 86400"
+
+
+class Watchdog(Part, frozen=True):
+    reserved_s: float = 30.0
+    """An agent who is reserved for longer, and whose phone does not ring, is free again."""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if not 15 < self.reserved_s < float("inf"):
+            yield "reserved_s", "seconds, more than 15: so long a phone may ring"
+
+
 class Rules(Part, frozen=True):
     routing: Routing = Routing()
     lines: Lines = Lines()
     waiting: Waiting = Waiting()
     callbacks: Callbacks = Callbacks()
+    hours: Hours = Hours()
+    pauses: tuple[Pause, ...] = (
+        Pause(code="1", name="小休", spoken="break", daily_minutes=30),
+        Pause(code="2", name="用餐", spoken="meal", daily_minutes=60),
+        Pause(code="3", name="培训", spoken="training"),
+        Pause(code="4", name="文书", spoken="paperwork", daily_minutes=60),
+    )
+    wrap_up: WrapUp = WrapUp()
+    sign_in: SignIn = SignIn()
+    watchdog: Watchdog = Watchdog()
+
+    def pause(self, code: str | None) -> Pause | None:
+        """The pause of that code; None if there is none."""
+        return next((pause for pause in self.pauses if pause.code == code), None)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        codes = [pause.code for pause in self.pauses]
+        for n, code in enumerate(codes):
+            if code in codes[:n]:
+                yield f"pauses[{n}].code", f"there is a pause {code!r} already"
 
 
 class RuleBook:
