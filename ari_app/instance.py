@@ -202,10 +202,17 @@ class Instance:
     def _values(self) -> dict[str, str]:
         settings = self.settings
         trunk = settings.trunk
-        digest = (
-            "auth = trunk-auth\n\n[trunk-auth]\ntype = auth\nauth_type = userpass\nrealm = sanling\n"
-            f"username = {trunk.username}\npassword = {self.trunk_password}"
-        )
+        options, sections = [], []
+        login = f"type = auth\nauth_type = userpass\nusername = {trunk.username}\npassword = {self.trunk_password}"
+        if trunk.username:
+            options.append("auth = trunk-auth")
+            sections.append(f"[trunk-auth]\n{login}\nrealm = sanling")
+        if trunk.outbound:
+            options.append("aors = trunk")
+            sections.append(f"; Where calls that we place are sent.\n[trunk]\ntype = aor\ncontact = sip:{trunk.outbound}")
+        if trunk.outbound and trunk.username:
+            options.append("outbound_auth = trunk-outbound")
+            sections.append(f"[trunk-outbound]\n{login}")
         return {
             "run_dir": str(settings.run_dir),
             "instance": settings.instance,
@@ -217,7 +224,9 @@ class Instance:
             "ari_user": self.ari_user,
             "ari_password": self.ari_password,
             "codecs": ",".join(settings.codecs),
-            "trunk_auth": digest if trunk.username else "",
+            "trunk_options": "\n".join(options),
+            "trunk_sections": "\n\n".join(sections),
+            "trunk_caller_id": trunk.caller_id or settings.hotline_numbers[0],
             "trunk_matches": "\n".join(f"match = {address}" for address in trunk.addresses),
             "rtp_low": str(settings.rtp_ports[0]),
             "rtp_high": str(settings.rtp_ports[1]),

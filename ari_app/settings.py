@@ -69,6 +69,10 @@ class Trunk(Part, frozen=True):
     """Addresses or networks whose calls are the trunk's."""
     username: str = ""
     """With a user name the trunk must also pass digest authentication; the password is in secrets.toml."""
+    outbound: str = ""
+    """Where calls that we place are sent: ``host`` or ``host:port``. Empty: none are placed."""
+    caller_id: str = ""
+    """The number that people see when we call them; empty: the first of `hotline_numbers`."""
 
 
 class S3(Part, frozen=True):
@@ -244,6 +248,10 @@ def _check(settings: Settings) -> None:
             ip_network(one, strict=False)
         except ValueError as error:
             raise SettingsInvalid(f"trunk.addresses: {one!r} is neither an address nor a network.") from error
+    if settings.trunk.outbound and not re.fullmatch(r"[A-Za-z0-9.-]+(:\d{1,5})?", settings.trunk.outbound):
+        raise SettingsInvalid("trunk.outbound: a host or host:port, as in 10.0.0.1:5060.")
+    if not re.fullmatch(r"\+?\d*", settings.trunk.caller_id):
+        raise SettingsInvalid("trunk.caller_id: a number, of digits only.")
     if settings.recordings.s3.endpoint and not settings.recordings.s3.bucket:
         raise SettingsInvalid("recordings.s3.bucket: name the bucket of recordings.s3.endpoint.")
     if settings.ending.call_ceiling_s <= settings.ending.warn_before_ceiling_s:

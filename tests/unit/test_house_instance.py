@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import stat
 import sys
@@ -108,16 +109,59 @@ def test_modules_are_named_one_by_one_and_native_rtp_is_not() -> None:
     loaded = [line.split()[2] for line in text.splitlines() if line.startswith(("require =", "load ="))]
     assert len(loaded) == len(set(loaded))
     assert not {"bridge_native_rtp.so", "bridge_simple.so"} & set(loaded)
-    assert not {"app_dial.so", "app_originate.so", "pbx_spool.so", "app_queue.so"} & set(loaded)
+    assert not {"app_originate.so", "pbx_spool.so", "app_queue.so"} & set(loaded)
 
 
-def test_the_dialplan_places_no_call() -> None:
-    text = (PROJECT / "dialplan" / "extensions.conf").read_text()
-    steps = [line for line in text.splitlines() if "=>" in line and not line.startswith(";")]
-    assert steps
+def contexts() -> dict[str, list[str]]:
+    """The dialplan's steps by context."""
+    found: dict[str, list[str]] = {}
+    for line in (PROJECT / "dialplan" / "extensions.conf").read_text().splitlines():
+        if line.startswith("["):
+            steps = found[line.strip("[] ")] = []
+        elif "=>" in line and not line.startswith(";"):
+            steps.append(line)
+    return found
+
+
+def test_only_one_context_places_calls_and_nothing_leads_there(tmp_path: Path) -> None:
+    found = contexts()
+    steps = [step for context in found.values() for step in context]
     assert [line for line in steps if "System(" in line] == [line for line in steps if "${REQUEST}.txt" in line]
-    for word in ("Dial(", "Originate(", "Local/", "SHELL("):
+    for word in ("Originate(", "Local/", "SHELL(", "include", "switch", "EVAL(", "Exec("):
         assert not [step for step in steps if word in step], word
+    assert {name for name, context in found.items() if any("Dial(" in step for step in context)} == {"outbound"}
+    leads = [step for name, context in found.items() if name != "outbound" for step in context if "outbound" in step]
+    assert not leads
+    jumps = [step for step in steps if "Goto" in step]
+    assert not [step for step in jumps if re.search(r"Goto(If)?\(\$\{", step)], "no context is named by a variable"
+    Instance(settings_in(tmp_path, trunk={"outbound": "127.0.51.2:5062"})).prepare([AgentAccount("601", HA1)])
+    etc = tmp_path / "unit" / "etc"
+    entered = re.findall(r"(?m)^context = (\S+)", (etc / "pjsip.conf").read_text())
+    entered += re.findall(r"(?m)^context = (\S+)", (etc / "pjsip-agents.conf").read_text())
+    assert set(entered) == {"inbound", "agents"}
+    assert "outbound" not in (etc / "extensions.conf").read_text().lower().replace("#include", "")
+
+
+def test_a_placed_call_is_recorded_before_it_is_dialled() -> None:
+    steps = contexts()["outbound"]
+    assert "MixMonitor(" in steps[0]
+    assert sum("Dial(" in step for step in steps) == 1
+    dialled = next(step for step in steps if "Dial(" in step)
+    assert "PJSIP/${FILTER(0-9,${EXTEN})}@trunk" in dialled
+
+
+def test_calls_are_sent_only_where_the_trunk_says(tmp_path: Path) -> None:
+    one = Instance(settings_in(tmp_path))
+    one.prepare([])
+    pjsip = tmp_path / "unit/etc/pjsip.conf"
+    assert "contact = sip:" not in pjsip.read_text()
+    one = Instance(settings_in(tmp_path, trunk={"outbound": "127.0.51.2:5062", "username": "carrier"}))
+    one.prepare([])
+    text = pjsip.read_text()
+    assert "aors = trunk" in text.partition("[trunk-identify]")[0]
+    assert "contact = sip:127.0.51.2:5062" in text
+    assert "outbound_auth = trunk-outbound" in text
+    assert "TRUNK_CALLER_ID = 12368" in (tmp_path / "unit/etc/extensions.conf").read_text()
 
 
 def test_old_asterisk_of_the_machine_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
