@@ -1,8 +1,13 @@
 """The desk: callers who wait, agents who are free, and the offers that bring them together.
 
-An agent is reserved in the database before a phone rings, by one conditional UPDATE, so that no order of events gives
-an agent two calls. The desk is the only writer of agents' states; each change is a row of the ledger. While the
-database is away the desk goes on from its own memory, and the journal tells the database later what became of whom.
+What becomes of an agent is decided by ``flow.duty``; the desk is the only one who brings it news, and the only writer
+of agents' states. A change is one conditional UPDATE, from the state that was decided on to the next, and a row of the
+ledger: so an agent is reserved before a phone rings, and no order of events, nor a second desk on the same database,
+gives an agent two calls. While the database is away the desk goes on from its own memory, and the journal tells the
+database later what became of whom.
+
+An agent is held for a call by its id. A second agent of the same call (consulted, say) is held for a name that begins
+with that id and ``~``; only one agent is ever held for one name.
 """
 
 from __future__ import annotations
@@ -17,41 +22,50 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from enum import StrEnum
+from datetime import UTC, tzinfo
 from typing import Protocol
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ari_app.errors import SanlingError, StoreUnavailable
 from ari_app.flow.dispatch import Idle, Waiting, expected_wait_s, pairs, position
+from ari_app.flow.duty import (
+    ON_A_CALL,
+    PHONE_BUSY,
+    SIGNED_IN,
+    AgentNow,
+    Change,
+    Duty,
+    News,
+    Refusal,
+    What,
+    day_of,
+    step,
+    times,
+)
 from ari_app.flow.routing import Wants
 from ari_app.ledger import AgentChange, Ledger
-from ari_app.rules import RuleBook
+from ari_app.rules import Pause, RuleBook
 from ari_app.settings import Queue
-from ari_app.store.models import Agent, AgentState
+from ari_app.store.models import Agent, AgentState, DutyNote
+
+__all__ = [
+    "ON_A_CALL", "SIGNED_IN", "AgentNow", "Desk", "Duty", "FeatureRefused", "PauseTaken", "Reserved", "hash_pin",
+    "pin_matches",
+]  # fmt: skip
 
 log = logging.getLogger("sanling.desk")
 
 
-class Duty(StrEnum):
-    """An agent's state."""
-
-    SIGNED_OUT = "signed_out"
-    IDLE = "idle"
-    RESERVED = "reserved"
-    TALKING = "talking"
-    WRAP_UP = "wrap_up"
-    PAUSED = "paused"
-    NO_ANSWER = "no_answer"
-    """Paused by the hotline because an offer was not taken (RONA)."""
-
-
-ON_A_CALL = (Duty.RESERVED, Duty.TALKING)
-NOT_RUNG = (Duty.SIGNED_OUT, Duty.PAUSED, Duty.NO_ANSWER)
-SIGNED_IN = tuple(duty for duty in Duty if duty is not Duty.SIGNED_OUT)
 AGAIN_AFTER_S = 1.0
 """What the desk could not do while the database was away is tried again so much later."""
+DECIDED_ANEW = 3
+"""So often news is taken to the table, when another desk changes the agent in the same moment."""
+ALLOWANCE_AGAIN_S = 10.0
+SETTLES_S = 5.0
+"""What is younger than this the watchdog leaves alone: the news that ends it may be on its way."""
 
 
 class FeatureRefused(SanlingError):
@@ -63,13 +77,12 @@ class FeatureRefused(SanlingError):
 
 
 @dataclass(frozen=True)
-class AgentNow:
-    number: str
-    name: str
-    duty: Duty
-    since: float
-    call_id: str | None = None
-    wrap_up_until: float | None = None
+class PauseTaken:
+    """A pause by code, and what is left of its allowance today."""
+
+    pause: Pause
+    left_s: float | None
+    """None: there is no allowance, or the database cannot be asked. 0 or less: spent."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +101,11 @@ class Clock(Protocol):
 
 
 class Desk:
-    """`clock` gives Unix seconds; timers run on the event loop.
+    """`clock` gives Unix seconds; timers run on the event loop. A day begins and ends in `zone`.
 
-    `on_wrapped_up` hears of each handled call: agent, talk, hold and wrap-up in seconds.
+    `on_wrapped_up` hears of each handled call: agent, talk, hold and wrap-up in seconds; `on_mended` of each state that
+    the watchdog ended. `instance` begins the ids of this hotline's calls: agents who are held for another's on the same
+    database are none of this desk's business.
     """
 
     def __init__(
@@ -100,12 +115,20 @@ class Desk:
         clock: Clock,
         on_wrapped_up: Callable[[str, float, float, float], None] | None = None,
         rules: RuleBook | None = None,
+        *,
+        zone: tzinfo = UTC,
+        instance: str = "",
+        on_mended: Callable[[Duty], None] | None = None,
     ) -> None:
         self.rules = RuleBook() if rules is None else rules
         self._ledger = ledger
         self._queue = queue
         self._clock = clock
         self._on_wrapped_up = on_wrapped_up
+        self._zone = zone
+        self._ours = f"{instance}-" if instance else ""
+        self._on_mended = on_mended
+        self._wrong_pins: dict[str, WrongPins] = {}
         self._talked: dict[str, tuple[float, float]] = {}
         self._agents: dict[str, AgentNow] = {}
         self._waiting: dict[str, tuple[Waiting, Inbox]] = {}
@@ -137,16 +160,17 @@ class Desk:
         self._agents = {agent.number: agent for agent in agents}
         for change in self._ledger.waiting():
             if isinstance(change, AgentChange) and (was := self._agents.get(change.agent)) is not None:
+                duty = Duty(change.now)
                 self._agents[was.number] = replace(
-                    was, duty=Duty(change.now), since=change.at, call_id=change.call_id,
-                    wrap_up_until=change.wrap_up_until,
+                    was, duty=duty, since=change.at, call_id=change.call_id, wrap_up_until=change.wrap_up_until,
+                    phone=None if duty is Duty.SIGNED_OUT else change.phone or was.number, pause_code=change.pause_code,
                 )  # fmt: skip
         for agent in list(self._agents.values()):
-            if agent.duty in ON_A_CALL and agent.call_id not in calls:
-                await self._change(agent.number, Duty.IDLE, "hotline restarted")
+            if agent.duty in ON_A_CALL and not self._is_held_for_one_of(agent, calls):
+                await self._hears(agent.number, News(What.RESTARTED, self._clock()))
             elif agent.duty is Duty.WRAP_UP:
                 self._talked[agent.number] = (agent.since - talked_since.get(agent.number, agent.since), 0.0)
-                self._time_wrap_up(agent.number, (agent.wrap_up_until or 0.0) - self._clock())
+            self._set_timer(self._agents[agent.number])
 
     def all_are_back(self) -> None:
         """Whoever waited before the restart has taken the old place: agents are offered in turn again."""
@@ -259,10 +283,10 @@ class Desk:
         agent = self._agents.get(number)
         if agent is None or not self._can_be_rung(agent) or call_id not in self._waiting:
             return False
-        if not await self._change(number, Duty.RESERVED, "offer", call_id, was=Duty.IDLE):
+        if not await self._hears(number, News(What.IS_OFFERED, self._clock(), call_id)):
             return False
         if call_id not in self._waiting:
-            await self._change(number, Duty.IDLE, "caller left", was=Duty.RESERVED)
+            await self._hears(number, News(What.OFFER_WITHDRAWN, self._clock(), call_id, reason="caller left"))
             return False
         self._offered.add(call_id)
         self._tell(call_id)
@@ -270,107 +294,196 @@ class Desk:
         return True
 
     def _can_be_rung(self, agent: AgentNow) -> bool:
-        return agent.duty is Duty.IDLE and agent.number not in self._dialling
+        return agent.duty is Duty.IDLE and agent.phone not in self._dialling
 
     @contextmanager
-    def on_the_phone(self, number: str) -> Iterator[None]:
-        """While an agent dials a feature code the phone is not offered a call: it would be busy, and that is RONA."""
-        self._dialling.add(number)
+    def on_the_phone(self, phone: str) -> Iterator[None]:
+        """While a feature code is dialled at `phone` it is not offered a call: it would be busy, and that is RONA."""
+        self._dialling.add(phone)
         try:
             yield
         finally:
-            self._dialling.discard(number)
+            self._dialling.discard(phone)
             self._match_soon()
+
+    def phone_of(self, number: str) -> str:
+        """The phone to ring for agent `number`: where the agent signed in, else the agent's own."""
+        agent = self._agents.get(number)
+        return (agent.phone if agent is not None else None) or number
+
+    def agent_at(self, phone: str) -> str | None:
+        """Who is signed in at `phone`."""
+        return next((agent.number for agent in self._agents.values() if agent.phone == phone), None)
+
+    # ------------------------------------------------------------ the watchdog
 
     async def free_the_forgotten(self, calls: Collection[str]) -> list[str]:
         """Numbers of the agents who were held for a call that is none of `calls`; they are free now."""
         held = [
             (a.number, a.call_id)
             for a in self._agents.values()
-            if a.duty in ON_A_CALL and a.call_id is not None and a.call_id not in calls
+            if a.duty in ON_A_CALL and a.call_id is not None and not self._is_held_for_one_of(a, calls)
         ]
         for number, call_id in held:
             await self.withdraw(call_id, number)
         return [number for number, _ in held]
 
-    # ------------------------------------------------------------ what becomes of an offer
+    async def mend(self, channels: Collection[str], at: float) -> list[tuple[str, Duty]]:
+        """Frees whoever is in a state that cannot last, and counts it: reserved for too long, or ringing, with no
+        channel of that offer among those that there were `at` (Unix seconds); in a wrap-up that should have ended.
+
+        Agents who were changed by another desk, or added, are met as well. Raises StoreUnavailable.
+        """
+        await self._look_at_all()
+        watchdog = self.rules.now.watchdog
+        mended = []
+        for agent in list(self._agents.values()):
+            news = News(What.STUCK, self._clock(), agent.call_id, reason=f"{What.STUCK}: {agent.duty}")
+            match agent.duty:
+                case Duty.RESERVED | Duty.RINGING:
+                    lasts_s = watchdog.reserved_s if agent.duty is Duty.RESERVED else SETTLES_S
+                    stuck = at - agent.since > lasts_s and not _has_a_channel(agent, channels) and self._is_ours(agent)
+                case Duty.WRAP_UP:
+                    stuck = at - (agent.wrap_up_until or 0.0) > SETTLES_S
+                    news = replace(news, what=What.WRAP_UP_OVER, call_id=None)
+                case _:
+                    stuck = False
+            if stuck and await self._hears(agent.number, news):
+                mended.append((agent.number, agent.duty))
+                self._note(agent.number, "mended", call_id=agent.call_id)
+                self._offered.discard(agent.call_id or "")
+                self._match_soon()
+                log.error("agent %s was %s for nothing: free", agent.number, agent.duty)
+                if self._on_mended is not None:
+                    self._on_mended(agent.duty)
+        return mended
+
+    def _is_ours(self, agent: AgentNow) -> bool:
+        return (agent.call_id or "").startswith(self._ours)
+
+    def _is_held_for_one_of(self, agent: AgentNow, calls: Collection[str]) -> bool:
+        """Or for another hotline's call, which is nothing to this one."""
+        return agent.call_id is not None and (not self._is_ours(agent) or _call_of(agent.call_id) in calls)
+
+    # ------------------------------------------------------------ what becomes of an offer, and of a talk
 
     async def withdraw(self, call_id: str, number: str) -> None:
         """The offer ended for the caller's reasons: the agent is free, with no penalty."""
-
-        async def free() -> None:
-            if self._holds(number, call_id):
-                await self._change(number, Duty.IDLE, "offer withdrawn")
-                self._match_soon()
-
-        await self._surely(free)
+        await self._surely_hears(number, News(What.OFFER_WITHDRAWN, self._clock(), call_id))
 
     async def forget(self, call_id: str) -> None:
         """The call is over: whoever is still held for it, by an offer that crossed its end, is free."""
         self.leave(call_id)
         for agent in list(self._agents.values()):
-            if agent.call_id == call_id:
-                await self.withdraw(call_id, agent.number)
+            if agent.call_id is not None and _call_of(agent.call_id) == call_id:
+                await self.withdraw(agent.call_id, agent.number)
+
+    async def rings(self, call_id: str, number: str) -> None:
+        """The agent's phone rings for it."""
+        await self._surely_hears(number, News(What.RINGS, self._clock(), call_id))
 
     async def did_not_answer(self, call_id: str, number: str, why: str) -> None:
         """RONA: the agent is paused until resuming by code."""
-
-        async def pause() -> None:
-            if self._holds(number, call_id):
-                await self._change(number, Duty.NO_ANSWER, why)
-
-        await self._surely(pause)
+        await self._surely_hears(number, News(What.NOT_TAKEN, self._clock(), call_id, reason=why))
 
     async def talks(self, call_id: str, number: str) -> None:
-        async def talk() -> None:
-            if self._holds(number, call_id):
-                await self._change(number, Duty.TALKING, "joined", call_id)
+        """With the caller; or with the other agent of the same call, if held for a name of its own."""
+        await self._surely_hears(number, News(What.JOINS, self._clock(), call_id))
 
-        await self._surely(talk)
+    async def consults(self, call_id: str, number: str) -> None:
+        """The agent speaks with a second one while the caller waits."""
+        await self._surely_hears(number, News(What.CONSULTS, self._clock(), call_id))
+
+    async def returns(self, call_id: str, number: str) -> None:
+        """Back from consulting to the caller."""
+        await self._surely_hears(number, News(What.RETURNS, self._clock(), call_id))
+
+    async def takes_over(self, held_for: str, call_id: str, number: str) -> None:
+        """The agent who was held for `held_for` has the caller of `call_id` now; whoever had it is let go before."""
+        await self._surely_hears(number, News(What.TAKES_OVER, self._clock(), held_for, to_call=call_id))
 
     async def wraps_up(
-        self, call_id: str, number: str, talked_s: float, held_s: float, *, since: float | None = None
+        self,
+        call_id: str,
+        number: str,
+        talked_s: float,
+        held_s: float,
+        *,
+        since: float | None = None,
+        line: str | None = None,
     ) -> None:
-        """The talk is over since then (Unix seconds; None: now): wrap-up runs from there, ends by itself or by code."""
+        """The talk is over since then (Unix seconds; None: now): wrap-up runs from there as long as the rules give it
+        for `line`, ends by itself or by code.
+        """
+        until = (self._clock() if since is None else since) + self._wrap_up_s(line)
+        await self._surely_hears(
+            number, News(What.TALK_ENDED, self._clock(), call_id, until=until), talked=(talked_s, held_s)
+        )
 
-        async def wrap_up() -> None:
-            if not self._holds(number, call_id):
-                return
-            until = (self._clock() if since is None else since) + self._queue.wrap_up_s
-            await self._change(number, Duty.WRAP_UP, "talk ended", wrap_up_until=until)
-            self._talked[number] = (talked_s, held_s)
-            self._time_wrap_up(number, until - self._clock())
+    def _wrap_up_s(self, line: str | None) -> float:
+        return self.rules.now.wrap_up.by_line.get(line or "", self._queue.wrap_up_s)
 
-        await self._surely(wrap_up)
+    async def _surely_hears(self, number: str, news: News, talked: tuple[float, float] | None = None) -> None:
+        """As ``_hears``; while the database is away, beside: a call does not break for what its agent is told."""
 
-    def _time_wrap_up(self, number: str, seconds: float) -> None:
-        self._timers[number] = asyncio.get_running_loop().call_later(max(seconds, 0.0), self._wrap_up_over, number)
+        async def hear() -> None:
+            if await self._hears(number, news) and talked is not None:
+                self._talked[number] = talked
 
-    def _wrap_up_over(self, number: str) -> None:
-        async def end() -> None:
-            await self._end_wrap_up(number, "wrap-up time over")
+        await self._surely(hear)
 
-        self._soon(end)
+    # ------------------------------------------------------------ what comes by itself
 
-    async def _end_wrap_up(self, number: str, why: str, then: Duty = Duty.IDLE) -> bool:
-        """False if it had ended already."""
-        agent = self._agents[number]
-        if agent.duty is not Duty.WRAP_UP or not await self._change(number, then, why, was=Duty.WRAP_UP):
-            return False
-        timer = self._timers.pop(number, None)
+    def _set_timer(self, agent: AgentNow) -> None:
+        """What ends, or is to be looked at, if nothing else comes before: one thing for each agent."""
+        timer = self._timers.pop(agent.number, None)
         if timer is not None:
             timer.cancel()
-        talked_s, held_s = self._talked.pop(number, (0.0, 0.0))
+        if agent.duty is Duty.WRAP_UP:
+            self._wake(agent.number, (agent.wrap_up_until or 0.0) - self._clock(), self._wrap_up_over)
+        elif agent.pause_code is not None:
+            self._wake(agent.number, 0.0, self._watch_allowance)
+
+    def _wake(self, number: str, seconds: float, work: Callable[[str], Awaitable[None]]) -> None:
+        async def do() -> None:
+            await work(number)
+
+        loop = asyncio.get_running_loop()
+        self._timers[number] = loop.call_later(max(seconds, 0.0), self._soon, do)
+
+    async def _wrap_up_over(self, number: str) -> None:
+        agent = self._agents.get(number)
+        if agent is not None and (agent.wrap_up_until or 0.0) <= self._clock() + 0.001:
+            await self._hears(number, News(What.WRAP_UP_OVER, self._clock()))
+
+    async def _watch_allowance(self, number: str) -> None:
+        """Writes down, once in a pause, that its allowance is spent."""
+        agent = self._agents.get(number)
+        pause = self.rules.now.pause(agent.pause_code) if agent is not None else None
+        if agent is None or pause is None or not pause.daily_minutes:
+            return
+        noted = select(DutyNote.id).where(
+            DutyNote.agent == number, DutyNote.what == "allowance_spent", DutyNote.at >= agent.since
+        )
+        try:
+            left_s = await self._left_s(number, pause)
+            is_noted = await self._ledger.ask(lambda session: session.scalar(noted.limit(1))) is not None
+        except StoreUnavailable:  # offers must not wait for this
+            left_s, is_noted = ALLOWANCE_AGAIN_S, False
+        if self._agents.get(number) != agent:
+            return
+        if left_s > 0:
+            self._wake(number, left_s, self._watch_allowance)
+        elif not is_noted:
+            self._note(number, "allowance_spent", code=pause.code)
+            log.info("agent %s: today's time for pause %s is spent", number, pause.code)
+
+    def _wrapped_up(self, agent: AgentNow) -> None:
+        talked_s, held_s = self._talked.pop(agent.number, (0.0, 0.0))
         wrapped_s = self._clock() - agent.since
         self._handled_s = [*self._handled_s[-49:], talked_s + held_s + wrapped_s]
         if self._on_wrapped_up is not None:
-            self._on_wrapped_up(number, talked_s, held_s, wrapped_s)
-        self._match_soon()
-        return True
-
-    def _holds(self, number: str, call_id: str) -> bool:
-        agent = self._agents.get(number)
-        return agent is not None and agent.call_id == call_id
+            self._on_wrapped_up(agent.number, talked_s, held_s, wrapped_s)
 
     # ------------------------------------------------------------ agents' feature codes
 
@@ -381,92 +494,171 @@ class Desk:
         return number in self._agents
 
     async def check_pin(self, number: str, pin: str) -> bool:
-        """Whether `pin` is agent `number`'s."""
-        stored = await self._ledger.look_up(lambda s: s.scalar(select(Agent.pin_hash).where(Agent.number == number)))
-        return stored is not None and pin_matches(pin, stored)
+        """Whether `pin` is agent `number`'s. Raises FeatureRefused after too many wrong ones in a row, for a while; and
+        StoreUnavailable: no PIN is believed that cannot be looked up.
+        """
+        asked = select(Agent.pin_hash, Agent.wrong_pins, Agent.locked_until).where(Agent.number == number)
+        found = await self._ledger.look_up(lambda session: session.execute(asked).one_or_none())
+        if found is None:
+            return False
+        sign_in, now = self.rules.now.sign_in, self._clock()
+        before = self._wrong_pins.get(number, WrongPins(found.wrong_pins, found.locked_until))
+        if before.locked_until is not None and now < before.locked_until:
+            raise FeatureRefused("agent-locked")
+        right = pin_matches(pin, found.pin_hash)
+        count = 0 if right else before.count % sign_in.wrong_pins + 1
+        locked = count >= sign_in.wrong_pins
+        after = WrongPins(count, now + sign_in.locked_s if locked else None)
+        if after != before:
+            await self._remember(number, after)
+        if not right:
+            self._note(number, "pin_locked" if locked else "wrong_pin")
+        if locked:
+            log.warning("agent %s: %d wrong PINs, none is taken for %g s", number, count, sign_in.locked_s)
+            raise FeatureRefused("agent-locked")
+        return right
 
-    async def sign_in(self, number: str) -> None:
-        await self._free(number, "signed in")
+    async def _remember(self, number: str, wrong: WrongPins) -> None:
+        """In the database, so that it outlives the desk; here, so that it holds while no row is taken."""
+        self._wrong_pins[number] = wrong
+        setting = update(Agent).where(Agent.number == number)
+        setting = setting.values(wrong_pins=wrong.count, locked_until=wrong.locked_until)
+        try:
+            await self._ledger.ask(lambda session: session.execute(setting).close())
+        except StoreUnavailable as error:
+            log.warning("agent %s: wrong PINs are counted in memory: %s", number, error)
+        else:
+            del self._wrong_pins[number]
 
-    async def sign_out(self, number: str) -> None:
-        await self._off(number, Duty.SIGNED_OUT, "signed out")
+    async def sign_in(self, number: str, phone: str | None = None) -> None:
+        """At `phone`, or the agent's own. Whoever was signed in there and is on no call is signed out."""
+        phone = phone or number
+        news = News(What.SIGNS_IN, self._clock(), phone=phone)
+        refused = step(self._agents[number], news)
+        if isinstance(refused, Refusal):
+            raise FeatureRefused(refused.prompt)
+        for other in await self._who_sits_at(phone):
+            if other != number:
+                await self._hears(other, News(What.PHONE_TAKEN, self._clock()))
+        await self._hears(number, news)
 
-    async def pause(self, number: str) -> None:
-        self._must_be_signed_in(number)
-        await self._off(number, Duty.PAUSED, "paused")
+    async def _who_sits_at(self, phone: str) -> list[str]:
+        """Also by another desk's doing."""
+        there = {agent.number for agent in self._agents.values() if agent.phone == phone}
+        try:
+            asked = select(Agent.number).where(Agent.phone == phone)
+            for number in set(await self._ledger.ask(lambda session: session.scalars(asked).all())) - there:
+                await self._look_again(number)
+                there.add(number)
+        except StoreUnavailable as error:
+            log.warning("who sits at phone %s is told from memory: %s", phone, error)
+        return sorted(there)
 
-    async def resume(self, number: str) -> None:
-        self._must_be_signed_in(number)
-        await self._free(number, "resumed")
+    async def sign_out(self, number: str, why: str = "") -> None:
+        await self._hears(number, News(What.SIGNS_OUT, self._clock(), reason=why))
+
+    async def pause(self, number: str, code: str | None = None, why: str = "") -> PauseTaken | None:
+        """With a `code` of the rules, what is left of its allowance; it is granted even if that is spent, because an
+        agent who goes without pausing leaves callers ringing.
+        """
+        pause = self.rules.now.pause(code)
+        if code is not None and pause is None:
+            raise FeatureRefused("agent-pause-unknown")
+        await self._hears(number, News(What.PAUSES, self._clock(), code=code, reason=why))
+        return await self._taken(number, pause)
+
+    async def resume(self, number: str) -> PauseTaken | None:
+        """Back from a pause; if it was one by code, what is left of its allowance."""
+        before = await self._hears(number, News(What.RESUMES, self._clock()))
+        return await self._taken(number, self.rules.now.pause(before.pause_code) if before else None)
 
     async def ready(self, number: str) -> None:
-        """Ends wrap-up early, and nothing else: this code asks for no PIN."""
-        self._must_be_signed_in(number)
-        self._must_not_be_on_a_call(number)
-        await self._end_wrap_up(number, "wrap-up ended by code")
+        """Ends wrap-up early, and nothing else."""
+        await self._hears(number, News(What.READY, self._clock()))
 
-    async def _free(self, number: str, why: str) -> None:
-        self._must_not_be_on_a_call(number)
-        if not await self._end_wrap_up(number, why) and (was := self._agents[number].duty) in NOT_RUNG:
-            await self._change(number, Duty.IDLE, why, was=was)
-            self._match_soon()
+    async def extend(self, number: str) -> None:
+        """Wrap-up lasts longer; not for ever."""
+        agent, wrap_up = self._agents[number], self.rules.now.wrap_up
+        until = max(agent.wrap_up_until or 0.0, self._clock()) + wrap_up.extension_s
+        if agent.duty is Duty.WRAP_UP and (agent.wrap_up_until or 0.0) >= agent.since + wrap_up.longest_s - 1:
+            raise FeatureRefused("agent-wrap-up-longest")
+        await self._hears(number, News(What.EXTENDS, self._clock(), until=min(until, agent.since + wrap_up.longest_s)))
 
-    async def _off(self, number: str, duty: Duty, why: str) -> None:
-        self._must_not_be_on_a_call(number)
-        if not await self._end_wrap_up(number, why, then=duty) and (was := self._agents[number].duty) is not duty:
-            self._must_not_be_on_a_call(number)
-            if not await self._change(number, duty, why, was=was):
-                raise FeatureRefused("agent-busy")
+    async def _taken(self, number: str, pause: Pause | None) -> PauseTaken | None:
+        if pause is None:
+            return None
+        left_s = None
+        if pause.daily_minutes:
+            try:
+                left_s = await self._left_s(number, pause)
+            except StoreUnavailable as error:
+                log.info("agent %s: nobody knows what is left of pause %s: %s", number, pause.code, error)
+        return PauseTaken(pause, left_s)
 
-    def _must_not_be_on_a_call(self, number: str) -> None:
-        if self._agents[number].duty in ON_A_CALL:
-            raise FeatureRefused("agent-busy")
+    async def _left_s(self, number: str, pause: Pause) -> float:
+        """Of today's allowance of `pause`, which has one. Raises StoreUnavailable."""
+        begin, end = day_of(self._clock(), self._zone)
+        changes = await self._ledger.ask(lambda session: changes_since(session, begin, number))
+        spent = times(changes, begin, min(end, self._clock()))
+        return pause.daily_minutes * 60.0 - spent.get((number, Duty.PAUSED, pause.code), 0.0)
 
-    def _must_be_signed_in(self, number: str) -> None:
-        if self._agents[number].duty is Duty.SIGNED_OUT:
-            raise FeatureRefused("agent-not-signed-in")
+    def _note(self, number: str, what: str, *, code: str | None = None, call_id: str | None = None) -> None:
+        self._ledger.write(
+            DutyNote(
+                id=self._changes.next(), agent=number, at=self._clock(), what=what, code=code, call_id=call_id
+            )
+        )  # fmt: skip
 
     # ------------------------------------------------------------ the one place where a state changes
 
-    async def _change(
-        self,
-        number: str,
-        duty: Duty,
-        why: str,
-        call_id: str | None = None,
-        *,
-        was: Duty | None = None,
-        wrap_up_until: float | None = None,
-    ) -> bool:
-        """Sets agent `number`'s state in the database and here; False if the agent was no longer in `was`.
+    async def _hears(self, number: str, news: News) -> AgentNow | None:
+        """Takes `news` to the table and writes down what comes of it, in the database and here. The agent as before; or
+        None if nothing changed. Raises FeatureRefused.
 
         While the database is away it is set here, and in the journal for the database to hear later.
         """
         async with self._changing[number]:
-            before = self._agents.get(number)
-            if before is None:
-                return False
-            now = self._clock()
-            after = replace(before, duty=duty, since=now, call_id=call_id, wrap_up_until=wrap_up_until)
-            change = AgentChange(
-                id=self._changes.next(), agent=number, at=now, was=before.duty.value, was_call=before.call_id,
-                now=duty.value, reason=why, call_id=call_id, wrap_up_until=wrap_up_until,
-            )  # fmt: skip
-            try:
-                changed = await self._ledger.ask(lambda session: _enter(session, change, was))
-            except StoreUnavailable as error:
-                if was is not None and before.duty is not was:
-                    return False
-                log.warning("agent %s goes on from memory: %s", number, error)
-                self._ledger.write(change)
-                changed = True
-            if not changed:
+            for _ in range(DECIDED_ANEW):
+                before = self._agents.get(number)
+                if before is None:
+                    return None
+                after = step(before, news)
+                if isinstance(after, Refusal):
+                    raise FeatureRefused(after.prompt)
+                if after == before:
+                    return None
+                if await self._enter(before, after, news):
+                    break
                 await self._look_again(number)
-                return False
+            else:
+                return None
             self._agents[number] = after
+            self._set_timer(after)
+        log.info("agent %s: %s → %s (%s)", number, before.duty, after.duty, news.reason or news.what)
+        if before.duty is Duty.WRAP_UP and after.duty is not Duty.WRAP_UP:
+            self._wrapped_up(before)
         self._tell(after)
-        log.info("agent %s: %s → %s (%s)", number, before.duty, duty, why)
-        return True
+        if after.duty is Duty.IDLE:
+            self._match_soon()
+        return before
+
+    async def _enter(self, before: AgentNow, after: AgentNow, news: News) -> bool:
+        """False if the agent is no longer as `before`."""
+        change = AgentChange(
+            id=self._changes.next(), agent=before.number, at=news.at, was=before.duty.value, was_call=before.call_id,
+            now=after.duty.value, reason=news.reason or news.what.value, call_id=after.call_id,
+            wrap_up_until=after.wrap_up_until, phone=after.phone, pause_code=after.pause_code, since=after.since,
+        )  # fmt: skip
+        try:
+            return await self._ledger.ask(lambda session: _entered(session, change, before))
+        except StoreUnavailable as error:
+            log.warning("agent %s goes on from memory: %s", before.number, error)
+            self._ledger.write(change)
+            return True
+        except IntegrityError:  # another desk was faster: the call has another agent, or the phone has
+            if news.what is What.SIGNS_IN:
+                raise FeatureRefused(PHONE_BUSY.prompt) from None
+            return False
 
     async def _look_again(self, number: str) -> None:
         """Somebody else changed this agent: what the database says counts."""
@@ -475,6 +667,25 @@ class Desk:
             self._agents.pop(number, None)
         else:
             self._agents[number] = _now(found)
+
+    async def _look_at_all(self) -> None:
+        """The same for everybody, but for those who are being changed just now."""
+        found = await self._ledger.ask(lambda session: [_now(agent) for agent in session.scalars(select(Agent))])
+        gone = self._agents.keys() - {agent.number for agent in found}
+        for agent in found:
+            if not self._changing[agent.number].locked() and self._agents.get(agent.number) != agent:
+                self._agents[agent.number] = agent
+                self._tell(agent)
+        for number in gone:
+            del self._agents[number]
+
+
+@dataclass(frozen=True)
+class WrongPins:
+    """In a row; `locked_until` in Unix seconds."""
+
+    count: int
+    locked_until: float | None
 
 
 class Numbers:
@@ -490,31 +701,58 @@ class Numbers:
         return self._last_ms * 1_000_000 + self._mine
 
 
-def _enter(session: Session, change: AgentChange, was: Duty | None) -> bool:
-    """False if the agent is no longer in `was`."""
+def changes_since(session: Session, begin: float, agent: str | None = None) -> list[Change]:
+    """What agents (or that one) were at `begin` (Unix seconds) and became since, in order of time."""
+    rows = select(AgentState.agent, AgentState.at, AgentState.now, AgentState.code)
+    before = select(func.max(AgentState.id)).where(AgentState.at < begin).group_by(AgentState.agent)
+    if agent is not None:
+        rows, before = rows.where(AgentState.agent == agent), before.where(AgentState.agent == agent)
+    found = session.execute(rows.where((AgentState.at >= begin) | AgentState.id.in_(before)).order_by(AgentState.id))
+    return [Change(number, at, Duty(now), code) for number, at, now, code in found]
+
+
+def _entered(session: Session, change: AgentChange, before: AgentNow) -> bool:
+    """False if the agent is no longer as `before`."""
     setting = (
         update(Agent)
-        .where(Agent.number == change.agent)
+        .where(Agent.number == change.agent, *_is(before))
         .values(
-            state=change.now, state_since=change.at, call_id=change.call_id, wrap_up_until=change.wrap_up_until,
+            state=change.now, state_since=change.since or change.at, call_id=change.call_id,
+            wrap_up_until=change.wrap_up_until, phone=change.phone, pause_code=change.pause_code,
         )
         .returning(Agent.number)
     )  # fmt: skip
-    if was is not None:
-        setting = setting.where(Agent.state == was.value)
     if session.scalar(setting) is None:
         return False
-    session.add(
-        AgentState(
-            id=change.id, agent=change.agent, at=change.at, was=change.was, now=change.now, reason=change.reason,
-            call_id=change.call_id,
-        )
-    )  # fmt: skip
+    session.add(change.row())
     return True
 
 
+def _is(agent: AgentNow) -> Iterator[ColumnElement[bool]]:
+    """That a row of `agents` is what the desk thinks it is."""
+    yield Agent.state == agent.duty.value
+    yield Agent.call_id.is_not_distinct_from(agent.call_id)
+    if agent.phone is not None:
+        yield func.coalesce(Agent.phone, Agent.number) == agent.phone
+
+
 def _now(agent: Agent) -> AgentNow:
-    return AgentNow(agent.number, agent.name, Duty(agent.state), agent.state_since, agent.call_id, agent.wrap_up_until)
+    duty = Duty(agent.state)
+    phone = None if duty is Duty.SIGNED_OUT else agent.phone or agent.number
+    return AgentNow(
+        agent.number, agent.name, duty, agent.state_since, agent.call_id, agent.wrap_up_until, phone, agent.pause_code
+    )
+
+
+def _call_of(held_for: str) -> str:
+    """The call to which a name that an agent is held for belongs."""
+    return held_for.partition("~")[0]
+
+
+def _has_a_channel(agent: AgentNow, channels: Collection[str]) -> bool:
+    """Whether a channel is there that may be the agent's phone: any of the call's but the caller's own."""
+    held_for = agent.call_id or ""
+    return any(one.startswith(held_for) and one != _call_of(held_for) for one in channels)
 
 
 def hash_pin(pin: str) -> str:

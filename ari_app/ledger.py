@@ -87,6 +87,16 @@ class AgentChange:
     reason: str
     call_id: str | None
     wrap_up_until: float | None
+    phone: str | None = None
+    pause_code: str | None = None
+    since: float | None = None
+    """Since when the agent is `now`, if not since this change."""
+
+    def row(self) -> AgentState:
+        return AgentState(
+            id=self.id, agent=self.agent, at=self.at, was=self.was, now=self.now, reason=self.reason,
+            call_id=self.call_id, phone=self.phone, code=self.pause_code,
+        )  # fmt: skip
 
 
 class Ledger:
@@ -513,12 +523,7 @@ def _enter_change(session: Session, change: AgentChange) -> None:
     agent = session.get(Agent, change.agent, with_for_update=True)
     if session.get(AgentState, change.id) is not None:
         return
-    session.add(
-        AgentState(
-            id=change.id, agent=change.agent, at=change.at, was=change.was, now=change.now, reason=change.reason,
-            call_id=change.call_id,
-        )
-    )  # fmt: skip
+    session.add(change.row())
     if agent is None:
         return
     if (agent.state, agent.call_id) != (change.was, change.was_call):
@@ -526,8 +531,12 @@ def _enter_change(session: Session, change: AgentChange) -> None:
     if change.call_id is not None:
         others = update(Agent).where(Agent.call_id == change.call_id, Agent.number != change.agent)
         session.execute(others.values(call_id=None, state="idle"))
-    agent.state, agent.state_since = change.now, change.at
+    if change.phone is not None:
+        others = update(Agent).where(Agent.phone == change.phone, Agent.number != change.agent)
+        session.execute(others.values(phone=None, pause_code=None, call_id=None, state="signed_out"))
+    agent.state, agent.state_since = change.now, change.since or change.at
     agent.call_id, agent.wrap_up_until = change.call_id, change.wrap_up_until
+    agent.phone, agent.pause_code = change.phone, change.pause_code
     session.flush()
 
 
