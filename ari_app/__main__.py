@@ -29,13 +29,13 @@ from ari_app.ari.errors import (
     Unreachable,
 )
 from ari_app.ari.websocket import WebSocketWire
-from ari_app.call import Hotline
 from ari_app.desk import Desk, Duty
 from ari_app.doctor import second_store
 from ari_app.errors import SanlingError, SetUpFailed, StoreUnavailable
 from ari_app.flow.identity import initials
 from ari_app.instance import Instance
 from ari_app.ledger import Ledger
+from ari_app.line import Hotline
 from ari_app.prompts import Catalogue
 from ari_app.reception import Reception
 from ari_app.settings import Settings

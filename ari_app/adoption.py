@@ -21,24 +21,16 @@ from ari_app import cases
 from ari_app.ari.client import Snapshot
 from ari_app.ari.errors import AriError, NotFound, RequestFailed
 from ari_app.ari.mailboxes import Mailbox, owner_of
-from ari_app.call import (
-    KEYED_AS,
-    PLAYBACK_GRACE_S,
-    Call,
-    Hotline,
-    Offer,
-    Speech,
-    offer_channel,
-    pad_of,
-    playback_name,
-    talk_bridge,
-)
+from ari_app.call import KEYED_AS, Call, pad_of
 from ari_app.errors import LedgerContradiction, StoreUnavailable
 from ari_app.flow.identity import Element
 from ari_app.flow.sop import ELEMENTS, IDENTIFYING, QUEUED, ROLES, Do, Heard, State, step
 from ari_app.flow.story import Story
 from ari_app.ledger import Past
+from ari_app.line import Hotline
 from ari_app.store.models import OfferEvent
+from ari_app.talk import Offer, offer_channel
+from ari_app.voice import Speech, playback_name
 
 log = logging.getLogger("sanling.adoption")
 
@@ -46,6 +38,7 @@ NEEDS_ANSWERS = (*IDENTIFYING, State.CHECKING, State.FETCHING_CONTEXT)
 ASKED_FOR_A_NUMBER = [
     state.name for state in (State.LAWYER_NUMBER, State.LAWYER_MOBILE, State.PARTY_NUMBER, State.PARTY_MOBILE)
 ]
+WITH_AN_AGENT = (State.OFFERING, State.WHISPERING, State.TALKING)
 MOST_SPEECHES = 2
 """How many things one step may say, one after another."""
 
@@ -59,7 +52,7 @@ async def take_up(house: Hotline, past: Past, inbox: Mailbox, now: Snapshot) -> 
         call.booted = ""  # not the Asterisk that it came in under
     _remember(call, past)
     channel = next((channel for channel in now.channels if channel.id == call.id), None)
-    call.bridge = next((b.id for b in now.bridges if call.offers and b.id == talk_bridge(call.id, call.offers)), None)
+    call.talk.find_bridge({bridge.id for bridge in now.bridges})
     await _settle_what_was_let_go(call, past, now)
     if call.progress.state is State.ENDED:
         last = past.transitions[-1]
@@ -69,9 +62,9 @@ async def take_up(house: Hotline, past: Past, inbox: Mailbox, now: Snapshot) -> 
         elif last.heard == Heard.LINE_LOST.name:
             call.hung_up_by = "line"
     elif channel is None:
-        offer = call.offer
-        if call.bridge is not None and offer is not None and offer.joined_at is None:  # they met; nobody wrote it down
-            await call.joined(offer, call.story.state_since)
+        offer = call.talk.offer
+        if call.talk.bridge is not None and offer is not None and offer.joined_at is None:
+            await _they_had_met(call, offer)
         call.inbox.put(Heard.HUNG_UP)
     else:
         call.remember_context(channel)
@@ -86,20 +79,20 @@ async def take_up(house: Hotline, past: Past, inbox: Mailbox, now: Snapshot) -> 
 async def _settle_what_was_let_go(call: Call, past: Past, now: Snapshot) -> None:
     """An agent whom a step let go, and who was not told any more; a bridge of an earlier talk."""
     desk, client = call.hotline.desk, call.hotline.client
-    kept = call.offer.channel if call.offer is not None else call.id
+    kept = call.talk.offer.channel if call.talk.offer is not None else call.id
     for channel in now.channels:
         if owner_of(channel.id) == call.id and channel.id not in (call.id, kept):
             with _not_worth_a_call():
                 await client.channels.hangup(channelId=channel.id)
     for bridge in now.bridges:
-        if owner_of(bridge.id) == call.id and bridge.id != call.bridge:
+        if owner_of(bridge.id) == call.id and bridge.id != call.talk.bridge:
             with _not_worth_a_call():
                 await client.bridges.destroy(bridgeId=bridge.id)
-    if call.offer is None:
+    if call.talk.offer is None:
         released_at = call.story.released_at
-        if released_at is not None and call.served_by is not None:
+        if released_at is not None and call.talk.served_by is not None:
             joined_at = max((one.at for one in past.offers if one.event == "joined"), default=released_at)
-            await desk.wraps_up(call.id, call.served_by, released_at - joined_at, 0.0, since=released_at)
+            await desk.wraps_up(call.id, call.talk.served_by, released_at - joined_at, 0.0, since=released_at)
         await _settle_a_refusal(call, past)
         await desk.forget(call.id)
 
@@ -112,9 +105,9 @@ async def _settle_a_refusal(call: Call, past: Past) -> None:
         return
     agent = call.hotline.desk.agent(last.agent)
     if agent is not None and agent.call_id == call.id:
-        await call.was_not_taken(
-            call.offers, last.agent, Heard[last.heard], any(_ends(e) for e in past.offers if e.n == call.offers)
-        )
+        n = call.talk.offers
+        written = any(_ends(event) for event in past.offers if event.n == n)
+        await call.talk.was_not_taken(n, last.agent, Heard[last.heard], written=written)
 
 
 def _ends(event: OfferEvent) -> bool:
@@ -132,6 +125,7 @@ def _not_worth_a_call() -> Iterator[None]:
 
 def _remember(call: Call, past: Past) -> None:
     """What the rows tell."""
+    talked_s = 0.0
     call.story = Story(state_since=call.began)
     offers: dict[int, Offer] = {}
     for event in past.offers:
@@ -155,16 +149,18 @@ def _remember(call: Call, past: Past) -> None:
         call.story.note(row.at, was.state, heard, call.progress.state, actions)
         if Do.RELEASE_AGENT in actions:
             joined = [offer for offer in offers.values() if offer.joined_at is not None and offer.joined_at <= row.at]
-            call.talked_s += sum(row.at - (offer.joined_at or row.at) for offer in joined if not offer.left)
+            talked_s += sum(row.at - (offer.joined_at or row.at) for offer in joined if not offer.left)
             for offer in joined:
                 offer.left = True
-    call.offers = max(offers, default=0)
-    call.served_by = next((offer.agent for offer in reversed(offers.values()) if offer.joined_at is not None), None)
-    if call.progress.state in (State.OFFERING, State.WHISPERING, State.TALKING) and call.offers:
-        last = offers[call.offers]
-        call.offer = last if not last.left else None
+    last = offers[max(offers)] if offers and call.progress.state in WITH_AN_AGENT else None
+    call.talk.take_up(
+        offers=max(offers, default=0),
+        offer=last if last is not None and not last.left else None,
+        served_by=next((offer.agent for offer in reversed(offers.values()) if offer.joined_at is not None), None),
+        talked_s=talked_s,
+    )
     call.checks = len(past.identities)
-    call.prompts_heard = past.prompts_heard
+    call.voice.take_up(heard=past.prompts_heard)
     if past.identities:
         call.missing = tuple(Element(name) for name in past.identities[-1].missing.split())
 
@@ -207,10 +203,10 @@ async def _go_on(call: Call, now: Snapshot) -> None:
     """What is still under way is waited for; what ended unheard is heard now."""
     house, state = call.hotline, call.progress.state
     settings = house.settings
-    call.speech = await _speech_under_way(call)
+    call.voice.go_on_saying(await _speech_under_way(call))
     match state:
         case State.RINGING:
-            call.within("ring", call.began + settings.answering.delay_s - house.clock())
+            call.line.within("ring", call.began + settings.answering.delay_s - house.clock())
         case State.FETCHING_CONTEXT if call.id not in now.application.channel_ids:
             call.wait_for_context()
         case State.CLOSING:
@@ -220,13 +216,11 @@ async def _go_on(call: Call, now: Snapshot) -> None:
         case State.LEAVING | State.OVERTIME:
             await call.give_five_seconds()
         case State.TALKING:
-            await _talk_goes_on(call, now, call.bridge)
+            await _talk_goes_on(call, now)
         case _ if state in QUEUED:
             await _waiting_goes_on(call, now)
         case _:
             call.inbox.put(Heard.RESUMED)
-    if call.speech is not None:
-        call.within("speech", call.speech.at + call.seconds(call.speech.prompts) + PLAYBACK_GRACE_S - house.clock())
 
 
 async def _speech_under_way(call: Call) -> Speech | None:
@@ -242,19 +236,19 @@ async def _speech_under_way(call: Call) -> Speech | None:
         prompts = tuple(prompt for do in actions for prompt in call.words(do) or ())
         if not prompts or Do.SAY_POSITION in actions:
             prompts = (PurePath(playback.media_uri.partition(":")[2]).name,)
-        return Speech(playback.id, prompts, "both" if call.offer is not None and call.offer.joined_at else "caller", at)
+        return Speech(playback.id, prompts, "both" if call.talk.is_joined else "caller", at)
     return None
 
 
 def _closing_goes_on(call: Call) -> None:
     """Being said: waited for. Else it is said again: it may never have been begun, and must be asked. SOP-6."""
-    if call.speech is None:
+    if call.voice.speech is None:
         call.inbox.put(Heard.RESUMED)
 
 
 async def _waiting_goes_on(call: Call, now: Snapshot) -> None:
     """The old place at once, before anybody else is served; then what became of the offer."""
-    desk, offer = call.hotline.desk, call.offer
+    desk, offer = call.hotline.desk, call.talk.offer
     if call.story.waiting_since is not None:
         desk.join(call.id, call.story.waiting_since, call.inbox, offered=offer is not None)
     call.inbox.put(Heard.RESUMED)
@@ -267,27 +261,33 @@ async def _waiting_goes_on(call: Call, now: Snapshot) -> None:
         call.inbox.put(Heard.OFFER_LOST if call.progress.state is State.OFFERING else Heard.AGENT_LEFT)
     elif call.progress.state is State.WHISPERING:
         row, at = call.story.whispered or (0, 0.0)
-        call.whispered = Speech(playback_name(call.id, row, 0), (call.whisper_prompt(),), "agent", at)
+        call.voice.go_on_whispering(Speech(playback_name(call.id, row, 0), (call.whisper_prompt(),), "agent", at))
     elif state == "Up":
-        call.agent_answered(offer.channel)
+        call.talk.answered(offer.channel)
         call.inbox.put(Heard.AGENT_ANSWERED)
 
 
-async def _talk_goes_on(call: Call, now: Snapshot, bridge: str | None) -> None:
+async def _talk_goes_on(call: Call, now: Snapshot) -> None:
     """Both there: they talk. Not joined to the end: joined now. The agent gone: as if we had seen it."""
-    offer = call.offer
-    members = next((set(one.channels) for one in now.bridges if one.id == bridge), set())
+    offer = call.talk.offer
+    members = next((set(one.channels) for one in now.bridges if one.id == call.talk.bridge), set())
     there = offer is not None and offer.channel in {channel.id for channel in now.channels}
     cut = offer is not None and offer.joined_at is None
     if offer is not None and cut and call.id in members:  # the agent was in it before: they met
-        await call.joined(offer, call.story.state_since)
+        await _they_had_met(call, offer)
     if offer is None or not there:
         if offer is not None:
             offer.left = True
         call.inbox.put(Heard.AGENT_LEFT if offer is not None and offer.joined_at is not None else Heard.AGENT_LOST)
     elif cut or not {call.id, offer.channel} <= members:
-        call.music = cut  # it may play on
+        if cut:
+            call.voice.music_may_play()
         call.inbox.put(Heard.JOIN_CUT)
+
+
+async def _they_had_met(call: Call, offer: Offer) -> None:
+    """Agent and caller were joined, and nobody lived to write it down."""
+    await call.talk.joined(offer, call.story.state_since, call.story.waited_s)
 
 
 def _since_unix(moment: str) -> float:

@@ -13,11 +13,12 @@ from ari_app.adoption import take_up
 from ari_app.ari.client import Arrival, LinkUp, Snapshot
 from ari_app.ari.errors import AriError, RequestTimeout, Unreachable
 from ari_app.ari.mailboxes import Mailbox, owner_of
-from ari_app.call import APOLOGY, Call, Hotline, Resync, case_vars
+from ari_app.call import APOLOGY, Call, Resync, case_vars
 from ari_app.cases import normalise_number
 from ari_app.errors import StoreUnavailable
 from ari_app.features import FeatureCall, agent_of
 from ari_app.ledger import Past, left_open
+from ari_app.line import Hotline
 from ari_app.privacy import mask
 from ari_app.reconcile import NO_GHOSTS, Ghosts, ghosts
 from ari_app.store import models

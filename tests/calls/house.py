@@ -18,10 +18,10 @@ from sqlalchemy.orm import Session
 
 from ari_app import cases, ledger, sample, store
 from ari_app.ari import Client
-from ari_app.call import Hotline
 from ari_app.desk import Desk
 from ari_app.flow.sop import State
 from ari_app.ledger import InlineExecutor, Ledger
+from ari_app.line import Hotline
 from ari_app.prompts import Catalogue
 from ari_app.reception import Reception
 from ari_app.settings import Settings, load

@@ -305,10 +305,10 @@ STUCK_IN = {
 
 def gets_stuck(call: Call) -> None:
     """What it waits for was lost: the end of what is said, every deadline, the return from the dialplan."""
-    call.speech = call.whispered = None
-    call.music = False
+    call.voice.speech = call.voice.whispered = None
+    call.voice.music = False
     call._context_came = lambda channel: None
-    call._clear(*list(call._timers))
+    call.line.clear_all()
 
 
 async def goes_on_after_a_look(hotline: FakeHouse, caller: Any, heard: Heard) -> None:

@@ -164,7 +164,7 @@ async def test_a_caller_whose_agent_hangs_up_in_the_join_keeps_the_place_and_get
     again = await second.rings()
     assert again.number == STRANGER
     await again.picks_up()
-    await soon(lambda: call.served_by == "602")
+    await soon(lambda: call.talk.served_by == "602")
     waited_s = hotline._now() - since
     await caller.hears("opening-agent-602")
     joined = await hotline.ask(
