@@ -75,6 +75,8 @@ ContextStatus = Literal["ok", "none", "unavailable"]
 """What the case look-up said before the call reached the controller; the dialplan's SANLING_CONTEXT."""
 QueueResult = Literal["answered", "abandoned", "short_abandon", "ceiling", "lost", "broken"]
 AgentState = Literal["idle", "offered", "talking", "wrap_up", "paused", "signed_out"]
+MendedState = Literal["reserved", "ringing", "wrap_up"]
+"""What the watchdog found an agent in: with no phone that rings, or long after the wrap-up's end."""
 HungUpBy = Literal["caller", "agent", "hotline", "line"]
 """line: nobody did, Asterisk died."""
 GhostKind = Literal["caller", "leg", "bridge", "agent"]
@@ -87,6 +89,14 @@ AriFailure = Literal["gone", "refused", "server_error", "timeout", "unreachable"
 """gone: 404, which on a call's verb means that the caller left. refused: any other 4xx."""
 HandlePart = Literal["talk", "hold", "wrap_up"]
 
+Need = Literal["milestone", "material", "time", "pressing"]
+DispositionResult = Literal["on_the_spot", "work_order"]
+"""What an agent says came of a call: answered, or handed on to whoever must answer. CRM-7."""
+SurveyResult = Literal["rated", "silent", "invalid", "person", "left", "not_asked"]
+"""How the question after the talk ended: person: the caller asked for one instead. left: the caller hung up.
+not_asked: not among the share that is asked, or rated already in this call.
+"""
+
 CALL_OUTCOMES: Final[tuple[CallOutcome, ...]] = get_args(CallOutcome)
 OFFER_OUTCOMES: Final[tuple[OfferOutcome, ...]] = get_args(OfferOutcome)
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
@@ -95,12 +105,17 @@ CONTEXT_STATUSES: Final[tuple[ContextStatus, ...]] = get_args(ContextStatus)
 QUEUE_RESULTS: Final[tuple[QueueResult, ...]] = get_args(QueueResult)
 AGENT_STATES: Final[tuple[AgentState, ...]] = get_args(AgentState)
 GHOST_KINDS: Final[tuple[GhostKind, ...]] = get_args(GhostKind)
+MENDED_STATES: Final[tuple[MendedState, ...]] = get_args(MendedState)
 HUNG_UP_BY: Final[tuple[HungUpBy, ...]] = get_args(HungUpBy)
 STORES: Final[tuple[Store, ...]] = get_args(Store)
 RECORDING_STAGES: Final[tuple[RecordingStage, ...]] = get_args(RecordingStage)
 LANES: Final[tuple[Lane, ...]] = get_args(Lane)
 ARI_FAILURES: Final[tuple[AriFailure, ...]] = get_args(AriFailure)
 HANDLE_PARTS: Final[tuple[HandlePart, ...]] = get_args(HandlePart)
+NEEDS: Final[tuple[Need, ...]] = get_args(Need)
+DISPOSITION_RESULTS: Final[tuple[DispositionResult, ...]] = get_args(DispositionResult)
+SURVEY_RESULTS: Final[tuple[SurveyResult, ...]] = get_args(SurveyResult)
+SCORES: Final = ("1", "2", "3", "4", "5")
 
 # Eight digits at most: no mobile number and no identity card number can become a label by mistake.
 _STAFF_NUMBER = re.compile(r"[0-9]{1,8}")
@@ -154,6 +169,9 @@ class HotlineMetrics:
             "agent_handle_part_seconds", "Seconds agents spent handling calls, by part.", "agent", "part"
         )
         self._offers = counter("offers", "Calls offered to an agent's phone, by outcome.", "agent", "outcome")
+        self._mended = counter(
+            "agents_mended", "Times the watchdog ended an agent's state that cannot last, by state.", "state"
+        )
         self._rona = counter("agent_rona", "Times an agent was paused because an offer was not taken.", "agent")
 
         self._disclaimers = counter("disclaimers", "Disclaimers read out whole (SOP-5).")
@@ -164,6 +182,17 @@ class HotlineMetrics:
             "Seconds from the end of the closing question to the hangup (SOP-6).",
             AFTER_CLOSING_EDGES_S,
             "by",
+        )
+
+        self._surveys = counter(
+            "surveys", "Talks after which a caller could be asked to rate them, by result.", "result"
+        )
+        self._ratings = counter("ratings", "Callers' satisfaction, 1 to 5 (KPI-7).", "agent", "score")
+        self._dispositions = counter(
+            "dispositions", "What agents keyed after calls; a change counts too (CRM-7).", "need", "result"
+        )
+        self._second_calls = counter(
+            "second_calls", "Calls on a matter served within the seven days before (KPI-2).", "need"
         )
 
         self._pending = gauge("recordings_pending", "Recordings not yet safe in both stores.")
@@ -261,6 +290,21 @@ class HotlineMetrics:
     def call_ended(self, outcome: CallOutcome) -> None:
         self._ended.labels(_listed(outcome, CALL_OUTCOMES)).inc()
 
+    def surveyed(self, result: SurveyResult) -> None:
+        """The question after the talk ended so. KPI-7."""
+        self._surveys.labels(_listed(result, SURVEY_RESULTS)).inc()
+
+    def rated(self, agent: str, score: int) -> None:
+        self._ratings.labels(self._agent(agent), _listed(str(score), SCORES)).inc()
+
+    def disposed(self, need: Need, result: DispositionResult) -> None:
+        """An agent keyed what a call was about and what came of it. CRM-7."""
+        self._dispositions.labels(_listed(need, NEEDS), _listed(result, DISPOSITION_RESULTS)).inc()
+
+    def second_call(self, need: Need) -> None:
+        """A caller called again about a matter that was served within the seven days before. KPI-2."""
+        self._second_calls.labels(_listed(need, NEEDS)).inc()
+
     def callback_left(self) -> None:
         self._callbacks.inc()
 
@@ -280,6 +324,10 @@ class HotlineMetrics:
     def agent_answered(self, agent: str, seconds: float) -> None:
         """The agent took an offer after the phone had rung for `seconds`."""
         self._agent_answer.labels(self._agent(agent)).observe(_duration(seconds))
+
+    def agent_mended(self, state: MendedState) -> None:
+        """An agent was held for nothing, and is free."""
+        self._mended.labels(_listed(state, MENDED_STATES)).inc()
 
     def rona(self, agent: str) -> None:
         """The agent was paused because an offer was not taken (redirect on no answer)."""
@@ -356,6 +404,8 @@ class HotlineMetrics:
             self._wait.labels(waiting)
         for state in AGENT_STATES:
             self._agents_by_state.labels(state)
+        for mended in MENDED_STATES:
+            self._mended.labels(mended)
         for side in HUNG_UP_BY:
             self._hangups.labels(side)
             self._after_closing.labels(side)
@@ -369,6 +419,12 @@ class HotlineMetrics:
             self._ari_failures.labels(kind)
         for ghost in GHOST_KINDS:
             self._ghosts.labels(ghost)
+        for survey in SURVEY_RESULTS:
+            self._surveys.labels(survey)
+        for need in NEEDS:
+            self._second_calls.labels(need)
+            for disposition in DISPOSITION_RESULTS:
+                self._dispositions.labels(need, disposition)
 
     def _begin_agent_at_zero(self, agent: str) -> None:
         self._agent_answer.labels(agent)
@@ -378,6 +434,8 @@ class HotlineMetrics:
             self._handle_parts.labels(agent, part)
         for outcome in OFFER_OUTCOMES:
             self._offers.labels(agent, outcome)
+        for score in SCORES:
+            self._ratings.labels(agent, score)
 
 
 def _listed(value: str, values: tuple[str, ...]) -> str:

@@ -73,6 +73,11 @@ _ANSWER: Final = "sanling_hotline_answer_seconds"
 _AGENT_ANSWER: Final = "sanling_agent_answer_seconds"
 _HANDLE: Final = "sanling_agent_handle_seconds"
 _WAIT: Final = "sanling_queue_wait_seconds"
+_RATINGS: Final = "sanling_ratings_total"
+_POINTS: Final = " + ".join(
+    f'{score} * sum by (agent) (increase({_RATINGS}{{agent=~"$agent", score="{score}"}}[$__range]))'
+    for score in range(1, 6)
+)
 
 
 def _answered_by(edge: str) -> str:
@@ -196,6 +201,11 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 "stat", "short", (_increase("sanling_agent_rona_total", "agent", where=_AGENT, window="$__range"),),
                 NONE_IS_GOOD,
             ),
+            Panel(
+                "状态修复 States mended", "Agents held for nothing, freed by the watchdog; see the log.",
+                "stat", "short", (_increase("sanling_agents_mended_total", "state", window="$__range"),),
+                NONE_IS_GOOD,
+            ),
         ),
     ),
     (
@@ -216,6 +226,35 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             Panel(
                 "结束语后挂机 Seconds after the closing", "SOP-6: the caller first; after 5 s the hotline does.",
                 "lines", "s", _quantiles("sanling_after_closing_seconds"), CLOSING,
+            ),
+        ),
+    ),
+    (
+        "话后 After the call",
+        (
+            Panel(
+                "平均得分 Mean rating", "KPI-4, KPI-7: 1 to 5, keyed by the caller after the talk.",
+                "stat", "short",
+                (
+                    Query(f"({_POINTS}) / sum by (agent) (increase({_RATINGS}{_AGENT}[$__range]))", "{{agent}}"),
+                ),
+                ((None, "red"), (4.0, "yellow"), (4.7, "green")),
+            ),
+            Panel(
+                "评分 Ratings by score", "1 and 2 open a work order for the team leader.",
+                "bars", "short", (_increase(_RATINGS, "score", where=_AGENT),),
+            ),
+            Panel(
+                "评价邀请 Surveys by result", "What came of the question after each talk.",
+                "bars", "short", (_increase("sanling_surveys_total", "result"),),
+            ),
+            Panel(
+                "小结 Dispositions", "CRM-7: about 70 % are answered on the spot, the others become work orders.",
+                "bars", "short", (_increase("sanling_dispositions_total", "need, result"),),
+            ),
+            Panel(
+                "二次来电 Second calls", "KPI-2: calls on a matter that was served within the seven days before.",
+                "bars", "short", (_increase("sanling_second_calls_total", "need"),),
             ),
         ),
     ),

@@ -91,6 +91,10 @@ def test_all_series_are_there_before_the_first_call(hotline):
     hotline.queue_left("abandoned", 3.0)
     hotline.recording_failed("second")
     hotline.ari_request_failed("timeout")
+    hotline.surveyed("silent")
+    hotline.rated("602", 1)
+    hotline.disposed("pressing", "work_order")
+    hotline.second_call("time")
     assert series(hotline) == before
 
 
@@ -106,6 +110,17 @@ def test_a_hostile_value_makes_one_series_at_most(hotline):
     assert "1540000" not in text
     assert "张" not in text
     assert value(hotline, "calls_ended_total", outcome="other") == 1000
+
+
+def test_ratings_are_counted_by_agent_and_score_only(hotline):
+    for score in (5, 5, 1):
+        hotline.rated("601", score)
+    hotline.rated("15400001001", 3)
+    hotline.rated("601", 9)
+    assert value(hotline, "ratings_total", agent="601", score="5") == 2
+    assert value(hotline, "ratings_total", agent="601", score="1") == 1
+    assert value(hotline, "ratings_total", agent="other", score="3") == 1
+    assert value(hotline, "ratings_total", agent="601", score="other") == 1
 
 
 def test_a_value_outside_its_list_is_logged_without_saying_it(hotline, caplog):
