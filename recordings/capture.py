@@ -2,7 +2,9 @@
 
 Theory of operation. Asterisk's MixMonitor writes ``<call id>.raw`` into the spool, interleaved stereo, 16 bit,
 8 kHz, the caller on the left and what the caller heard on the right; when the file is complete its end command
-creates ``<call id>.done``. `seal` reads the one and writes two files into the staging folder::
+creates ``<call id>.done``. A call that the hotline placed (``<instance>-out_<epoch>.<n>``) is recorded from the hotline's
+end of the line, so that its sides come the other way round, and are turned here. `seal` reads the one and writes two
+files into the staging folder::
 
     spool/<id>.raw ─┐
     spool/<id>.done ┴─► staged/<id>.flac   same samples, decoded again and compared
@@ -80,9 +82,18 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
             return None
 
 
+def was_placed(call_id: str) -> bool:
+    """Whether the hotline placed this call. No instance's name has an underscore.
+
+    >>> was_placed("demo-out_1763763200.3"), was_placed("demo-out-1763763200.3")
+    (True, False)
+    """
+    return re.search(r"-out_\d{9,11}\.\d+$", call_id) is not None
+
+
 def began_at(call_id: str) -> datetime | None:
-    """When the call's channel was made, which Asterisk writes into its id: ``demo-1763763200.3``."""
-    match = re.search(r"(?:^|-)(\d{9,11})\.\d+$", call_id)
+    """When the call's channel was made, which is in its id: ``demo-1763763200.3``, ``demo-out_1763763200.3``."""
+    match = re.search(r"(?:^|[-_])(\d{9,11})\.\d+$", call_id)
     return datetime.fromtimestamp(int(match[1]), UTC) if match else None
 
 
@@ -185,15 +196,19 @@ def _encode(raw: Path, part: Path, captured: int, call_id: str) -> tuple[int, st
     part.touch(mode=0o600)
     samples = hashlib.sha256()
     frames = 0
+    turned = was_placed(call_id)
     blocks = _blocks(raw, captured) if captured else _silence(_elapsed_frames(raw, call_id))
     try:
         with soundfile.SoundFile(
             str(part), "w", samplerate=RATE_HZ, channels=len(SIDES), format="FLAC", subtype="PCM_16"
         ) as out:
             for block in blocks:
-                samples.update(block)
-                frames += len(block) // FRAME_BYTES
-                out.write(np.frombuffer(block, dtype="<i2").reshape(-1, len(SIDES)))
+                sides = np.frombuffer(block, dtype="<i2").reshape(-1, len(SIDES))
+                if turned:
+                    sides = np.ascontiguousarray(sides[:, ::-1])
+                samples.update(sides.tobytes())
+                frames += len(sides)
+                out.write(sides)
     except (soundfile.SoundFileError, AssertionError) as error:
         raise Unsealable(f"the FLAC could not be written to {part.parent}: {_cause(part, error)}") from error
     return frames, samples.hexdigest()

@@ -41,10 +41,16 @@ class Spool:
         return Vault(self.folder, self.local, second or self.second, worker=worker, **settings)
 
     def ended_call(
-        self, *, seconds: float = 0.5, raw: bytes | None = None, done: bool = True, lasted_s: float = 0.0
+        self,
+        *,
+        seconds: float = 0.5,
+        raw: bytes | None = None,
+        done: bool = True,
+        lasted_s: float = 0.0,
+        placed: bool = False,
     ) -> str:
         self._calls += 1
-        call_id = f"demo-{BEGAN}.{self._calls}"
+        call_id = f"demo-{'out_' if placed else ''}{BEGAN}.{self._calls}"
         file = self.folder / f"{call_id}.raw"
         file.write_bytes(speech_like(seconds, self._calls) if raw is None else raw)
         if done:

@@ -11,6 +11,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 from hypothesis import given, settings
@@ -47,6 +48,18 @@ def test_a_segment_has_the_very_samples(spool: Spool) -> None:
     flac = (spool.folder / f"staged/{call}.flac").read_bytes()
     assert sidecar.sha256 == hashlib.sha256(flac).hexdigest()
     assert sidecar.size_bytes == len(flac)
+
+
+def test_a_call_that_was_placed_has_its_sides_turned_like_any_other(spool: Spool) -> None:
+    call = spool.ended_call(seconds=1.0, placed=True)
+    sidecar = seal(spool.folder, spool.folder / "staged", call)
+    raw = np.frombuffer(speech_like(1.0, 1), dtype="<i2").reshape(-1, 2)
+    sealed = np.frombuffer(staged_samples(spool, call), dtype="<i2").reshape(-1, 2)
+    assert (sealed[:, 0] == raw[:, 1]).all()
+    assert (sealed[:, 1] == raw[:, 0]).all()
+    assert sidecar.sides == ("caller", "heard")
+    assert sidecar.audio_sha256 == hashlib.sha256(staged_samples(spool, call)).hexdigest()
+    assert capture.began_at(call) == datetime.fromtimestamp(BEGAN, UTC)
 
 
 def test_the_sidecar_is_plain_json_with_its_makers(spool: Spool) -> None:
