@@ -2,8 +2,8 @@
 
 Theory of operation. Asterisk's MixMonitor writes ``<call id>.raw`` into the spool, interleaved stereo, 16 bit,
 8 kHz, the caller on the left and what the caller heard on the right; when the file is complete its end command
-creates ``<call id>.done``. A call that the hotline placed (``<instance>-out_<epoch>.<n>``) is recorded from the hotline's
-end of the line, so that its sides come the other way round, and are turned here. `seal` reads the one and writes two
+creates ``<call id>.done``. A call that the hotline placed (``<instance>-out_<epoch>.<n>``) is recorded from the other
+end of its line, so its sides come the other way round, and are turned here. `seal` reads the one and writes two
 files into the staging folder::
 
     spool/<id>.raw ─┐
