@@ -33,7 +33,18 @@ from urllib.parse import unquote
 from ari_app.ari.errors import ApplicationReplaced, RequestTimeout, Unreachable
 from ari_app.ari.websocket import PING_EVERY_S, PONG_WITHIN_S
 from ari_app.ari.wire import Link, Response
-from tests.fake.exchange import NO_ANSWER, NORMAL_CLEARING, REFUSALS, Bridge, Channel, Exchange, Playback, prompt_of
+from tests.fake.exchange import (
+    DIRECTIONS,
+    NO_ANSWER,
+    NORMAL_CLEARING,
+    REFUSALS,
+    Bridge,
+    Channel,
+    Exchange,
+    Playback,
+    Snoop,
+    prompt_of,
+)
 from tests.fake.phones import INVITE_TO_RING_S, FakePhone, FakePhones
 
 CHANNELVARS = ("SANLING_CONTEXT", "SANLING_ROLE", "SANLING_CASES", "SANLING_MILESTONE", "SANLING_NEXT")
@@ -382,6 +393,8 @@ class FakeAsterisk(Exchange):
                 return self._hang_up_channel(self._channel(id), query)
             case "GET", ["channels", id, ("variable" | "variables")] if id not in self.channels:
                 raise Refusal(404, "Provided channel was not found")
+            case "POST", ["channels", id, "snoop", *name]:
+                return self._snoop(id, name[0] if name else query.get("snoopId") or self._next_id(), query)
             case _, ["channels", id, *verb]:
                 return await self._channel_verb(method, self._channel(id), verb, query, body)
             case "GET", ["bridges"]:
@@ -530,6 +543,24 @@ class FakeAsterisk(Exchange):
                 raise NotModelled(f"{method} channels/…/{'/'.join(verb)}")
         return _NOTHING
 
+    def _snoop(self, id: str, snoop_id: str, query: dict[str, str]) -> Response:
+        spy, whisper = query.get("spy", "none"), query.get("whisper", "none")
+        for direction, what in ((spy, "spy"), (whisper, "whisper")):
+            if direction not in DIRECTIONS:
+                raise Refusal(400, f"Invalid direction specified for {what}")
+        if spy == whisper == "none":
+            raise Refusal(400, "Direction must be specified for at least spy or whisper")
+        if not query.get("app"):
+            raise Refusal(400, "Application name is required")
+        if id not in self.channels:
+            raise Refusal(404, "Provided channel was not found")
+        if snoop_id in self.channels:
+            raise Refusal(500, "Snoop channel could not be created")
+        snoop = Snoop(self, snoop_id, self.channels[id], spy, whisper)
+        told = snoop.told()
+        self.snoop(snoop, [arg for arg in query.get("appArgs", "").split(",") if arg])
+        return _json(200, told)
+
     async def _ring(self, channel: Channel, on: bool) -> None:
         if not channel.hung_up:
             channel.rings_back(on)
@@ -602,8 +633,9 @@ class FakeAsterisk(Exchange):
                         raise Refusal(422, "Channel not in this bridge")
                     if not channel.in_stasis:
                         raise Refusal(422, "Channel not in Stasis application")
+                muted, absorbs = (query.get(option) == "true" for option in ("mute", "absorbDTMF"))
                 for channel in channels:
-                    await channel.ask(functools.partial(self._move, which, bridge, channel))
+                    await channel.ask(functools.partial(self._move, which, bridge, channel, muted, absorbs))
                 return _NOTHING
             case "POST", ["play", *name]:
                 return self._play(name[0] if name else query.get("playbackId", ""), bridge, query)
@@ -614,9 +646,9 @@ class FakeAsterisk(Exchange):
             raise Refusal(400, "Channel not found")
         return channel
 
-    def _move(self, which: str, bridge: Bridge, channel: Channel) -> None:
+    def _move(self, which: str, bridge: Bridge, channel: Channel, muted: bool, absorbs: bool) -> None:
         if which == "addChannel":
-            self.enter(bridge, channel)
+            self.enter(bridge, channel, muted=muted, absorbs=absorbs)
         elif channel.bridge is bridge:
             self.leave(bridge, channel)
 
@@ -706,7 +738,7 @@ class FakeAsterisk(Exchange):
     def called(self, phone: FakePhone, number: str, display: str) -> Channel | None:
         """An INVITE from the trunk, or from an agent's phone. None: no such number (404)."""
         agent = self.phones.find(phone.number) is phone
-        known = re.fullmatch(r"\*1[1-5]\d*", number) if agent else number in self.hotline_numbers
+        known = re.fullmatch(r"\*(1[1-5]|8[1-8])[\d*]*", number) if agent else number in self.hotline_numbers
         if not known:
             return None
         channel = Channel(self, self._next_id(), phone.number if agent else "trunk", None, "Ring")

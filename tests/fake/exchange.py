@@ -41,6 +41,9 @@ CAUSE_TEXTS = {
 REFUSALS = {404: 1, 408: 18, 480: 19, 486: 17, 500: 38, 503: 34, 603: 21}
 """SIP status of a refusal → hangup cause."""
 
+DIRECTIONS = {"none": (), "in": ("in",), "out": ("out",), "both": ("in", "out")}
+"""Of a snoop: what the spied-on channel says, what it hears."""
+
 Command = Callable[[], Awaitable[None]]
 
 
@@ -147,6 +150,12 @@ class Channel:
         self._commands: deque[Command] = deque()
         self._stirred = asyncio.Event()
         self.hangup = asyncio.Event()
+        self.snoops: list[Snoop] = []
+        """Which listen to this channel, or speak into it."""
+        self.muted = False
+        """In its bridge: not heard there."""
+        self.absorbs_digits = False
+        """In its bridge: the others do not hear its digits."""
         self._exchange = exchange
         self._music: Sound | None = None
         self._ringback: Sound | None = None
@@ -218,6 +227,27 @@ class Channel:
             self._ringback = None
 
 
+class Snoop(Channel):
+    """A channel that hears what another one says (`in`) and hears (`out`), and is heard there.
+
+    It goes when the other one does.
+    """
+
+    def __init__(self, exchange: Exchange, id: str, spied: Channel, spy: str, whisper: str) -> None:
+        super().__init__(exchange, id, "", None, "Up")
+        self.name = f"Snoop/{spied.id}-{exchange.next_name():08x}"
+        self.spied = spied
+        self.spies = DIRECTIONS[spy]
+        self.whispers = DIRECTIONS[whisper]
+
+    def attach(self) -> None:
+        self.spied.snoops.append(self)
+
+    def detach(self) -> None:
+        if self in self.spied.snoops:
+            self.spied.snoops.remove(self)
+
+
 class Exchange:
     """All channels, bridges and playbacks of one Asterisk, and the events they cause."""
 
@@ -234,6 +264,8 @@ class Exchange:
         self.app_listens = False
         """Whether the application is registered: without it `Stasis()` fails."""
         self._names = 0
+        self._speeches: list[tuple[Channel, dict[Channel, Sound]]] = []
+        """Who speaks at this moment, and what each listener hears of it."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # To be connected by who uses it
@@ -335,6 +367,8 @@ class Exchange:
         channel.hung_up = channel.gone = True
         channel.ear.close()
         channel.hangup.set()
+        for snoop in list(channel.snoops):
+            self.hang_up(snoop)
         self.channels.pop(channel.id, None)
         self.interest.pop(channel.id, None)
         if channel.phone:
@@ -376,7 +410,9 @@ class Exchange:
         bridge = channel.bridge
         if bridge is None or not bridge.loses_digits:
             self.channel_event("ChannelDtmfReceived", channel, digit=digit, duration_ms=duration_ms)
-        for other in bridge.members if bridge else []:
+        for other in bridge.members if bridge and not channel.absorbs_digits else []:
+            if isinstance(other, Snoop) and other.whispers:
+                raise AssertionError("a digit becomes a tone in the spied-on channel: absorb it")
             if other is not channel:
                 other.ear.digits += digit
                 other.ear.stir()
@@ -419,9 +455,12 @@ class Exchange:
         seconds = self.lengths(media)
         if seconds is None:
             return "failed"
-        heard = channel.ear.begin(prompt_of(media))
+        reached: list[Channel] = []
+        self._told(channel, reached)
+        heard = {one: one.ear.begin(prompt_of(media)) for one in reached}
         result = await self._lasts(seconds, playback.stop_asked, channel.hangup)
-        channel.ear.end(heard, complete=result == "done")
+        for one, sound in heard.items():
+            one.ear.end(sound, complete=result == "done")
         return result
 
     @staticmethod
@@ -441,11 +480,12 @@ class Exchange:
 
     # Bridges
 
-    def enter(self, bridge: Bridge, channel: Channel) -> None:
+    def enter(self, bridge: Bridge, channel: Channel, *, muted: bool = False, absorbs: bool = False) -> None:
         if channel.bridge:
             self.leave(channel.bridge, channel)
         if bridge.gone or channel.gone:
             return
+        channel.muted, channel.absorbs_digits = muted, absorbs
         if not channel.in_dialplan:  # it leaves the bridge of its own in which it was dialled
             channel.cause = channel.cause or NORMAL_CLEARING
         channel.bridge = bridge
@@ -465,15 +505,77 @@ class Exchange:
             channel.ear.end(heard)
         for member in (channel, *bridge.members):
             member.ear.end_of(None if member is channel else channel.id)
+        self.paths_change()
 
     async def say(self, channel: Channel, what: str, seconds: float) -> None:
-        """The far end speaks: heard by whoever is in the same bridge from beginning to end."""
-        bridge = channel.bridge
-        listeners = [c for c in bridge.members if c is not channel and c.hears_the_bridge] if bridge else []
-        spoken = {other: other.ear.begin(what, of=channel.id) for other in listeners}
-        await asyncio.sleep(seconds)
+        """The far end speaks: heard by whomever it reaches from beginning to end."""
+        spoken = {other: other.ear.begin(what, of=channel.id) for other in self.reached_by(channel)}
+        speech = (channel, spoken)
+        self._speeches.append(speech)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._speeches.remove(speech)
         for other, sound in spoken.items():
             other.ear.end(sound, complete=True)
+
+    def reached_by(self, speaker: Channel) -> list[Channel]:
+        """Whose far ends hear what `speaker`'s says, through bridges and snoops."""
+        reached: list[Channel] = []
+        self._said(speaker, reached)
+        return reached
+
+    def _said(self, channel: Channel, reached: list[Channel]) -> None:
+        for snoop in channel.snoops:
+            if "in" in snoop.spies:
+                self._said(snoop, reached)
+        bridge = channel.bridge
+        if bridge is not None and not channel.muted:
+            for other in bridge.members:
+                if other is not channel and other.hears_the_bridge:
+                    self._told(other, reached)
+
+    def _told(self, channel: Channel, reached: list[Channel]) -> None:
+        if isinstance(channel, Snoop):
+            self._whispered(channel, reached)
+        elif channel not in reached:
+            reached.append(channel)
+            for snoop in channel.snoops:
+                if "out" in snoop.spies:
+                    self._said(snoop, reached)
+
+    def _whispered(self, snoop: Snoop, reached: list[Channel]) -> None:
+        """Mixed in after the spying: a snoop never hears itself, nor what others whisper."""
+        spied = snoop.spied
+        if "out" in snoop.whispers and spied not in reached:
+            reached.append(spied)
+        if "in" in snoop.whispers and spied.bridge is not None:
+            for other in spied.bridge.members:
+                if other is not spied and other.hears_the_bridge:
+                    self._told(other, reached)
+
+    def paths_change(self) -> None:
+        """What is being said breaks off for those whom it reaches no more."""
+        for speaker, spoken in self._speeches:
+            reached = self.reached_by(speaker)
+            for listener, sound in spoken.items():
+                if listener not in reached:
+                    listener.ear.end(sound)
+
+    # Snoops
+
+    def snoop(self, snoop: Snoop, args: list[str]) -> None:
+        self.channels[snoop.id] = snoop
+        snoop.attach()
+        self.spawn(self._snoops(snoop, args), f"snoop {snoop.id}")
+
+    async def _snoops(self, snoop: Snoop, args: list[str]) -> None:
+        await asyncio.sleep(0)
+        await self.stasis(snoop, args)
+        snoop.detach()
+        self.paths_change()
+        snoop.cause = snoop.cause or NORMAL_CLEARING
+        self.destroy(snoop, 200, "hotline")
 
     def destroy_bridge(self, bridge: Bridge) -> None:
         bridge.gone = True
@@ -511,7 +613,11 @@ class Exchange:
         if seconds is None:
             return "failed"
         started = self.now()
-        bridge.heard = {c: c.ear.begin(prompt_of(media)) for c in bridge.members if c.hears_the_bridge}
+        reached: list[Channel] = []
+        for member in bridge.members:
+            if member.hears_the_bridge:
+                self._told(member, reached)
+        bridge.heard = {one: one.ear.begin(prompt_of(media)) for one in reached}
         try:
             result = await self._lasts(seconds, playback.stop_asked)
         finally:
