@@ -41,7 +41,7 @@ from ari_app.reception import Reception
 from ari_app.settings import Settings
 from ari_app.store import models
 from metrics.exporter import Exporter
-from metrics.hotline import AgentState, HotlineMetrics, RecordingStage
+from metrics.hotline import AgentState, HotlineMetrics, MendedState, RecordingStage
 from metrics.hotline import Store as StoreName
 from recordings.capture import began_at
 from recordings.stores import FolderStore
@@ -59,8 +59,9 @@ SALVAGE_EVERY_S = 10.0
 """So often Asterisk is asked which calls it still has, to salvage recordings whose end nobody declared."""
 
 DUTIES: dict[Duty, AgentState] = {
-    Duty.SIGNED_OUT: "signed_out", Duty.IDLE: "idle", Duty.RESERVED: "offered", Duty.TALKING: "talking",
-    Duty.WRAP_UP: "wrap_up", Duty.PAUSED: "paused", Duty.NO_ANSWER: "paused",
+    Duty.SIGNED_OUT: "signed_out", Duty.IDLE: "idle", Duty.RESERVED: "offered", Duty.RINGING: "offered",
+    Duty.TALKING: "talking", Duty.CONSULTING: "talking", Duty.WRAP_UP: "wrap_up", Duty.PAUSED: "paused",
+    Duty.NO_ANSWER: "paused",
 }  # fmt: skip
 
 
@@ -172,7 +173,10 @@ async def hotline(settings: Settings, catalogue: Catalogue) -> AsyncIterator[tup
         engine, timed=metrics.database_writing, journal=settings.journal_dir, journal_mb=settings.ledger.journal_mb
     )
     await ledger.open()
-    desk = Desk(ledger, settings.queue, time.time, on_wrapped_up=metrics.handled, rules=book)
+    desk = Desk(
+        ledger, settings.queue, time.time, on_wrapped_up=metrics.handled, rules=book, zone=settings.zone,
+        instance=settings.instance, on_mended=lambda duty: metrics.agent_mended(cast(MendedState, duty.value)),
+    )  # fmt: skip
     client = Client(
         WebSocketWire(instance.ari_url, instance.ari_user, instance.ari_password, "sanling"),
         watch=lambda verb, blocking, seconds, error: watch(metrics, blocking, seconds, error),

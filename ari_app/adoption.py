@@ -21,7 +21,7 @@ from ari_app import cases
 from ari_app.ari.client import Snapshot
 from ari_app.ari.errors import AriError, NotFound, RequestFailed
 from ari_app.ari.mailboxes import Mailbox, owner_of
-from ari_app.call import KEYED_AS, Call, pad_of
+from ari_app.call import KEYED_AS, Call, line_of, pad_of
 from ari_app.errors import LedgerContradiction, StoreUnavailable
 from ari_app.flow.identity import Element
 from ari_app.flow.sop import ELEMENTS, IDENTIFYING, QUEUED, ROLES, Do, Heard, State, step
@@ -92,7 +92,14 @@ async def _settle_what_was_let_go(call: Call, past: Past, now: Snapshot) -> None
         released_at = call.story.released_at
         if released_at is not None and call.talk.served_by is not None:
             joined_at = max((one.at for one in past.offers if one.event == "joined"), default=released_at)
-            await desk.wraps_up(call.id, call.talk.served_by, released_at - joined_at, 0.0, since=released_at)
+            await desk.wraps_up(
+                call.id,
+                call.talk.served_by,
+                released_at - joined_at,
+                0.0,
+                since=released_at,
+                line=line_of(call.progress.role),
+            )
         await _settle_a_refusal(call, past)
         await desk.forget(call.id)
 

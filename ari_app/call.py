@@ -291,6 +291,8 @@ class Call:
                 await self._through(partial(self.talk.dial, channel.id))
             case events.ChannelStateChange(channel=channel) if channel.id != self.id and channel.state == "Up":
                 return self.talk.answered(channel.id)
+            case events.ChannelStateChange(channel=channel) if channel.id != self.id and channel.state == "Ringing":
+                self.talk.rings(channel.id)
             case events.StasisEnd(channel=channel) if channel.id == self.id:
                 return None if self.progress.state is State.FETCHING_CONTEXT else Heard.HUNG_UP
             case events.ChannelDestroyed(channel=channel, cause=cause):
@@ -589,7 +591,7 @@ class Call:
         await self.talk.join(self.story.waited_s)
 
     async def _release_agent(self) -> None:
-        await self.talk.release(self.story.released_at or self.hotline.clock())
+        await self.talk.release(self.story.released_at or self.hotline.clock(), line_of(self.progress.role))
 
     # ---------------------------------------------------------------- ending
 
@@ -727,6 +729,11 @@ class Call:
             if self.context.milestone in MILESTONE_WORDS:
                 words.append(f"最近:{MILESTONE_WORDS[self.context.milestone]}")
         return " ".join(words)
+
+
+def line_of(role: Role) -> str:
+    """Which line of agents is for them."""
+    return "lawyer" if role is Role.LAWYER else "party"
 
 
 def pad_of(state: State) -> Keypad | None:

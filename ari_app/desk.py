@@ -19,7 +19,7 @@ import logging
 import os
 import secrets
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, tzinfo
@@ -257,7 +257,10 @@ class Desk:
                         log.error("The desk waits: %s", error)
                         await asyncio.sleep(AGAIN_AFTER_S)
 
-        task = asyncio.get_running_loop().create_task(patiently(), name="desk")
+        self._beside(patiently())
+
+    def _beside(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, name="desk")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -378,9 +381,9 @@ class Desk:
             if agent.call_id is not None and _call_of(agent.call_id) == call_id:
                 await self.withdraw(agent.call_id, agent.number)
 
-    async def rings(self, call_id: str, number: str) -> None:
-        """The agent's phone rings for it."""
-        await self._surely_hears(number, News(What.RINGS, self._clock(), call_id))
+    def rings(self, call_id: str, number: str) -> None:
+        """The agent's phone rings for it. Written down beside: whoever answers at once need not wait for that."""
+        self._beside(self._surely_hears(number, News(What.RINGS, self._clock(), call_id)))
 
     async def did_not_answer(self, call_id: str, number: str, why: str) -> None:
         """RONA: the agent is paused until resuming by code."""

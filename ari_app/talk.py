@@ -175,7 +175,7 @@ class Talk:
             # Not originate: what is originated, and answered while no controller is there, is hung up.
             await self._client.channels.create(
                 channelId=channel,
-                endpoint=f"PJSIP/{agent}",
+                endpoint=f"PJSIP/{self._house.desk.phone_of(agent)}",
                 app=self._client.app,
                 appArgs=f"offer,{self._line.id},{self.offers}",
                 variables={"CONNECTEDLINE(name)": display, "CONNECTEDLINE(num)": number},
@@ -196,6 +196,11 @@ class Talk:
                 log.info("call %s: agent %s cannot be dialled: %s", self._line.id, offer.agent, error)
                 offer.left = isinstance(error, NotFound)
                 self._line.inbox.put(Heard.AGENT_UNREACHABLE)
+
+    def rings(self, channel: str) -> None:
+        """The agent's phone says that it rings."""
+        if self.offer is not None and channel == self.offer.channel:
+            self._house.desk.rings(self._line.id, self.offer.agent)
 
     async def whisper(self, prompt: str) -> None:
         if self.offer is not None:
@@ -282,8 +287,10 @@ class Talk:
         self._house.metrics.offer_ended(offer.agent, "answered")
         self._house.metrics.queue_left("answered", waited_s)
 
-    async def release(self, until: float) -> None:
-        """The agent goes to wrap-up, having talked `until` then; the caller, if still there, is alone again."""
+    async def release(self, until: float, line: str | None = None) -> None:
+        """The agent goes to wrap-up, as long as is usual for `line`, having talked `until` then; the caller, if still
+        there, is alone again.
+        """
         if self.offer is not None:
             offer = self._parting = self.offer
             self.offer = None
@@ -291,7 +298,7 @@ class Talk:
             held, self._held_s = self._held_s, 0.0
             talked = until - (offer.joined_at or until)
             self.talked_s += talked
-            await self._house.desk.wraps_up(self._line.id, offer.agent, talked - held, held, since=until)
+            await self._house.desk.wraps_up(self._line.id, offer.agent, talked - held, held, since=until, line=line)
         if self._parting is not None:
             await self._voice.hush()
             await self._hang_up(self._parting)

@@ -24,6 +24,7 @@ from ari_app.ledger import InlineExecutor, Ledger
 from ari_app.line import Hotline
 from ari_app.prompts import Catalogue
 from ari_app.reception import Reception
+from ari_app.rules import RuleBook, parse
 from ari_app.settings import Settings, load
 from ari_app.staff import Access
 from ari_app.store import models
@@ -156,7 +157,9 @@ class Script:
 class FakeHouse(Script):
     """Over the fake Asterisk, in virtual time; the database is SQLite in memory."""
 
-    def __init__(self, **overrides: Any) -> None:
+    def __init__(self, *, rules: str = "", **overrides: Any) -> None:
+        """`rules`: what desk.toml says."""
+        self.rules = RuleBook(parse(rules))
         self.settings = load(Path(os.devnull), {}, instance="demo", **overrides)
 
     async def __aenter__(self) -> Self:
@@ -192,7 +195,10 @@ class FakeHouse(Script):
         """One that knows nothing but the ledger and what Asterisk holds; returns once it serves."""
         self._controller = controller = AsyncExitStack()
         client = Client(self.asterisk.wire())
-        desk = Desk(self._ledger, self.settings.queue, self._now, on_wrapped_up=self._metrics.handled)
+        desk = Desk(
+            self._ledger, self.settings.queue, self._now, on_wrapped_up=self._metrics.handled, rules=self.rules,
+            zone=self.settings.zone, instance="demo", on_mended=self._metrics.agent_mended,
+        )  # fmt: skip
         controller.callback(desk.close)
         self.house = Hotline(
             self.settings, client, desk, self._ledger, self._catalogue, self._metrics, self._now, asyncio.Event()
