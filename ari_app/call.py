@@ -543,6 +543,10 @@ class Call:
 
     # ---------------------------------------------------------------- waiting
 
+    async def _admit(self) -> None:
+        """Whether the desk takes this caller now; the SOP hears it at once."""
+        self.inbox.put(Heard.ADMITTED)
+
     async def _join_queue(self) -> None:
         """Takes a place, or the one that was left for an agent who was gone."""
         since = self.story.waiting_since
@@ -778,6 +782,7 @@ STUCK = {
     State.OFFERING: Heard.OFFER_LOST,
     State.WHISPERING: Heard.WHISPER_ENDED,
     State.CHECKING: Heard.RESUMED,
+    State.ADMITTING: Heard.RESUMED,
     State.FETCHING_CONTEXT: Heard.CONTEXT_FAILED,
     State.LEAVING: Heard.FIVE_SECONDS_PASSED,
     **{state: Heard.NO_ENTRY for state in ASKING},
@@ -795,6 +800,7 @@ DOING: dict[Do, Callable[[Call], Awaitable[None]]] = {
     Do.TAKE_OWN_NUMBER: Call._take_own_number,
     Do.CHECK_IDENTITY: Call._check_identity,
     Do.FETCH_CONTEXT: Call._fetch_context,
+    Do.ADMIT: Call._admit,
     Do.JOIN_QUEUE: Call._join_queue,
     Do.REJOIN_QUEUE: Call._join_queue,
     Do.LEAVE_QUEUE: Call._leave_queue,

@@ -40,10 +40,17 @@ class State(Enum):
     CHECKING = "核身"
     FETCHING_CONTEXT = "调取案件"
     ASKING_NEED = "询问需求"
+    ADMITTING = "受理"
     WAITING = "排队"
     OFFERING = "呼叫座席"
     WHISPERING = "座席耳语"
     TALKING = "通话"
+    CONSULT_RINGING = "请教：等二线接听"
+    CONSULTING = "请教：座席与二线通话"
+    CONSULT_SWAPPED = "请教：座席回到来电人"
+    THREE_WAY = "三方通话"
+    TRANSFERRING = "转二线"
+    TRANSFERRING_TO_AGENT = "转指定座席"
     CLOSING = "结束语"
     LEAVING = "等待挂机"
     OVERTIME = "超时结束语"
@@ -81,6 +88,7 @@ class Heard(Enum):
     SAID_MATERIAL = "需求：材料"
     SAID_TIME = "需求：时间"
     SAID_PRESSING = "需求：紧急"
+    ADMITTED = "可以受理"
     ANNOUNCEMENT_DUE = "到播报时间"
     AGENT_RESERVED = "分配到座席"
     AGENT_ANSWERED = "座席接听"
@@ -94,6 +102,18 @@ class Heard(Enum):
     OFFER_LOST = "呼叫丢失"
     DISCLAIMER_ASKED = "座席按 *5"
     CLOSING_ASKED = "座席按 *6"
+    CONSULT_ASKED = "座席请教二线"
+    SWAP_ASKED = "座席切换"
+    THREE_WAY_ASKED = "座席要三方通话"
+    HAND_OVER_ASKED = "座席交给二线"
+    BACK_ASKED = "座席回到来电人"
+    TRANSFER_TO_PARTY_LINE = "座席转当事人线"
+    TRANSFER_TO_LAWYER_LINE = "座席转律师线"
+    TRANSFER_TO_SECOND_LINE = "座席转二线"
+    TRANSFER_TO_AGENT = "座席转指定座席"
+    TRANSFER_NOT_POSSIBLE = "座席要转的人不空闲"
+    SECOND_LEFT = "二线挂机"
+    SECOND_LATE = "二线到时无人"
     FIVE_SECONDS_PASSED = "五秒已过"
     CEILING_NEAR = "离通话上限一分钟"
     CEILING_REACHED = "到通话上限"
@@ -122,6 +142,7 @@ class Do(Enum):
     SAY_CANNOT_VERIFY = "提示未能核实"
     SAY_CHECK_UNAVAILABLE = "提示暂时无法核对"
     SAY_INTERRUPTED = "为中断致歉"
+    ADMIT = "查看能否受理"
     SAY_TRANSFERRING = "提示正在转接"
     JOIN_QUEUE = "进入队列"
     LEAVE_QUEUE = "离开队列"
@@ -137,6 +158,20 @@ class Do(Enum):
     SAY_AGENT_OPENING = "播放工号开场白"
     SAY_DISCLAIMER = "播放风险提示"
     RELEASE_AGENT = "座席转话后处理"
+    ARRANGE = "安排各方听说"
+    SEEK_SECOND = "寻找二线"
+    LEAVE_SECOND_QUEUE = "不再寻找二线"
+    RING_SECOND = "呼叫二线话机"
+    CANCEL_SECOND = "取消呼叫二线"
+    FREE_SECOND = "二线恢复空闲"
+    PAUSE_SECOND = "二线置为未接暂停"
+    WHISPER_SECOND = "向二线耳语"
+    RELEASE_SECOND = "二线转话后处理"
+    HAND_OVER = "来电人交给二线"
+    OPEN_SECOND_ORDER = "派单给二线"
+    SAY_TO_SECOND_LINE = "提示正在转接二线"
+    SAY_SECOND_LATE = "提示二线将回复"
+    SAY_NOT_POSSIBLE = "提示对方无法接听"
     SAY_CLOSING = "播放结束语"
     GIVE_FIVE_SECONDS = "等待五秒"
     SAY_CEILING_NEAR = "提示还有一分钟"
@@ -207,9 +242,33 @@ QUEUED = (State.WAITING, State.OFFERING, State.WHISPERING)
 UNTIMED = (State.RINGING, State.FETCHING_CONTEXT, State.CLOSING, State.LEAVING, State.OVERTIME)
 """States that are over in seconds by themselves: the ceiling on the whole call waits for the next one."""
 
+CONSULTED = (State.CONSULTING, State.CONSULT_SWAPPED, State.THREE_WAY)
+"""States in which an agent of the second line is there, too."""
+SEEKING = (State.CONSULT_RINGING, State.TRANSFERRING, State.TRANSFERRING_TO_AGENT)
+"""States in which one is sought, rung and whispered to."""
+SERVED = (State.TALKING, State.CONSULT_RINGING, *CONSULTED)
+"""States in which an agent has the caller. AGT-6."""
+
 Row = tuple[State, tuple[Do, ...]]
 
-TO_QUEUE: Row = (State.WAITING, (Do.SAY_TRANSFERRING, Do.JOIN_QUEUE))
+TO_DESK: Row = (State.ADMITTING, (Do.ADMIT,))
+TO_CLOSING: Row = (State.CLOSING, (Do.RELEASE_AGENT, Do.SAY_CLOSING, Do.LISTEN))
+NOT_TAKEN = (
+    Heard.AGENT_REFUSED,
+    Heard.AGENT_BUSY,
+    Heard.AGENT_NO_ANSWER,
+    Heard.AGENT_UNREACHABLE,
+    Heard.SECOND_LEFT,
+)
+"""How an offer to the second line fails."""
+NO_SECOND = (Do.CANCEL_SECOND, Do.FREE_SECOND, Do.LEAVE_SECOND_QUEUE)
+"""Nobody of the second line is sought any more."""
+LET_GO: dict[State, tuple[Do, ...]] = {
+    State.CONSULT_RINGING: (*NO_SECOND, Do.RELEASE_AGENT),
+    **dict.fromkeys(CONSULTED, (Do.RELEASE_SECOND, Do.RELEASE_AGENT)),
+    **dict.fromkeys((State.TRANSFERRING, State.TRANSFERRING_TO_AGENT), NO_SECOND),
+}
+"""Of the second line, when the caller is gone or the call has lasted long enough."""
 UNVERIFIED: Row = (State.ASKING_NEED, (Do.SAY_CANNOT_VERIFY, Do.ASK))
 
 SOP: dict[tuple[State, Heard], Row] = {
@@ -230,7 +289,7 @@ SOP: dict[tuple[State, Heard], Row] = {
     },
     (State.GREETING, Heard.ENTRY_INVALID): (State.ASKING_ROLE, (Do.SAY_INVALID, Do.ASK)),
     (State.GREETING, Heard.ENTRY_CLEARED): (State.ASKING_ROLE, (Do.ASK,)),
-    (State.ASKING_ROLE, Heard.ENTRY_GIVEN_UP): TO_QUEUE,
+    (State.ASKING_ROLE, Heard.ENTRY_GIVEN_UP): TO_DESK,
     # 3. A lawyer: firm, name, last four of the licence, registered mobile. SOP-2
     (State.LAWYER_FIRM, Heard.ENTERED): (State.LAWYER_NAME, (Do.TAKE_ANSWER, Do.ASK)),
     (State.LAWYER_NAME, Heard.ENTERED): (State.LAWYER_LICENCE, (Do.TAKE_ANSWER, Do.ASK)),
@@ -265,8 +324,10 @@ SOP: dict[tuple[State, Heard], Row] = {
     (State.FETCHING_CONTEXT, Heard.CONTEXT_CAME): (State.ASKING_NEED, (Do.SAY_PROVEN, Do.ASK)),
     (State.FETCHING_CONTEXT, Heard.CONTEXT_FAILED): (State.ASKING_NEED, (Do.SAY_PROVEN, Do.ASK)),
     # 7. The need, as one of four kinds. SOP-3
-    **{(State.ASKING_NEED, said): TO_QUEUE for said in NEEDS},
-    (State.ASKING_NEED, Heard.ENTRY_GIVEN_UP): TO_QUEUE,
+    **{(State.ASKING_NEED, said): TO_DESK for said in NEEDS},
+    (State.ASKING_NEED, Heard.ENTRY_GIVEN_UP): TO_DESK,
+    # 7a. Every way to an agent is asked first whether the desk takes callers now: the answer comes at once
+    (State.ADMITTING, Heard.ADMITTED): (State.WAITING, (Do.SAY_TRANSFERRING, Do.JOIN_QUEUE)),
     # 8. Waiting: music, and every 30 s the position and the expected wait
     **{
         row: to
@@ -301,15 +362,98 @@ SOP: dict[tuple[State, Heard], Row] = {
     ),
     # 10. Talking; the disclaimer whenever odds, dates or damages come up. SOP-5
     (State.TALKING, Heard.DISCLAIMER_ASKED): (State.TALKING, (Do.SAY_DISCLAIMER,)),
+    # 10a. The second line: an agent asks a lawyer on duty while the caller hears music; speaks with either in turn, all
+    #      three together, hands over or comes back. Who hangs up leaves the caller to the other. SOP-4, AGT-6
+    (State.TALKING, Heard.CONSULT_ASKED): (State.CONSULT_RINGING, (Do.ARRANGE, Do.SEEK_SECOND)),
+    **{
+        row: to
+        for state in (State.CONSULT_RINGING, State.TRANSFERRING)
+        for row, to in {
+            (state, Heard.AGENT_RESERVED): (state, (Do.RING_SECOND,)),
+            (state, Heard.OFFER_LOST): (state, (Do.CANCEL_SECOND, Do.FREE_SECOND, Do.SEEK_SECOND)),
+            **{(state, failed): (state, (Do.CANCEL_SECOND, Do.PAUSE_SECOND, Do.SEEK_SECOND)) for failed in NOT_TAKEN},
+        }.items()
+    },
+    **{(state, Heard.AGENT_ANSWERED): (state, (Do.WHISPER_SECOND,)) for state in SEEKING},
+    (State.CONSULT_RINGING, Heard.WHISPER_ENDED): (State.CONSULTING, (Do.LEAVE_SECOND_QUEUE, Do.ARRANGE)),
+    (State.CONSULT_RINGING, Heard.BACK_ASKED): (State.TALKING, (*NO_SECOND, Do.ARRANGE)),
+    (State.CONSULT_RINGING, Heard.SECOND_LATE): (
+        State.TALKING,
+        (*NO_SECOND, Do.OPEN_SECOND_ORDER, Do.ARRANGE, Do.SAY_SECOND_LATE),
+    ),
+    **{
+        (State.CONSULT_RINGING, heard): (State.TRANSFERRING, (Do.RELEASE_AGENT, Do.PLAY_MUSIC))
+        for heard in (Heard.HAND_OVER_ASKED, Heard.AGENT_LEFT)
+    },
+    **{
+        row: to
+        for state in CONSULTED
+        for row, to in {
+            (state, Heard.THREE_WAY_ASKED): (State.THREE_WAY, (Do.ARRANGE,)),
+            (state, Heard.BACK_ASKED): (State.TALKING, (Do.RELEASE_SECOND, Do.ARRANGE)),
+            (state, Heard.SECOND_LEFT): (State.TALKING, (Do.RELEASE_SECOND, Do.ARRANGE)),
+            (state, Heard.HAND_OVER_ASKED): (State.TALKING, (Do.RELEASE_AGENT, Do.HAND_OVER, Do.ARRANGE)),
+            (state, Heard.AGENT_LEFT): (State.TALKING, (Do.RELEASE_AGENT, Do.HAND_OVER, Do.ARRANGE)),
+        }.items()
+    },
+    (State.CONSULTING, Heard.SWAP_ASKED): (State.CONSULT_SWAPPED, (Do.ARRANGE,)),
+    (State.CONSULT_SWAPPED, Heard.SWAP_ASKED): (State.CONSULTING, (Do.ARRANGE,)),
+    (State.THREE_WAY, Heard.SWAP_ASKED): (State.CONSULTING, (Do.ARRANGE,)),
+    **{
+        row: to
+        for state in (State.CONSULT_SWAPPED, State.THREE_WAY)
+        for row, to in {
+            (state, Heard.DISCLAIMER_ASKED): (state, (Do.SAY_DISCLAIMER,)),
+            (state, Heard.CLOSING_ASKED): (TO_CLOSING[0], (Do.RELEASE_SECOND, *TO_CLOSING[1])),
+        }.items()
+    },
+    # 10b. Handed on without asking: to the second line, to a line's queue, or to one agent who is free
+    (State.TALKING, Heard.TRANSFER_TO_SECOND_LINE): (
+        State.TRANSFERRING,
+        (Do.RELEASE_AGENT, Do.SAY_TO_SECOND_LINE, Do.SEEK_SECOND),
+    ),
+    **{
+        (State.TALKING, heard): (TO_DESK[0], (Do.RELEASE_AGENT, *TO_DESK[1]))
+        for heard in (Heard.TRANSFER_TO_PARTY_LINE, Heard.TRANSFER_TO_LAWYER_LINE)
+    },
+    (State.TALKING, Heard.TRANSFER_TO_AGENT): (
+        State.TRANSFERRING_TO_AGENT,
+        (Do.RELEASE_AGENT, Do.RING_SECOND, Do.SAY_TRANSFERRING),
+    ),
+    (State.TALKING, Heard.TRANSFER_NOT_POSSIBLE): (State.TALKING, (Do.SAY_NOT_POSSIBLE,)),
+    **{
+        (State.TRANSFERRING_TO_AGENT, failed): (TO_DESK[0], (Do.CANCEL_SECOND, Do.PAUSE_SECOND, *TO_DESK[1]))
+        for failed in NOT_TAKEN
+    },
+    (State.TRANSFERRING_TO_AGENT, Heard.OFFER_LOST): (
+        TO_DESK[0],
+        (Do.CANCEL_SECOND, Do.FREE_SECOND, *TO_DESK[1]),
+    ),
+    **{
+        row: to
+        for state in (State.TRANSFERRING, State.TRANSFERRING_TO_AGENT)
+        for row, to in {
+            (state, Heard.PROMPT_ENDED): (state, (Do.PLAY_MUSIC,)),
+            (state, Heard.WHISPER_ENDED): (
+                State.TALKING,
+                (Do.LEAVE_SECOND_QUEUE, Do.HAND_OVER, Do.JOIN_AGENT, Do.SAY_AGENT_OPENING),
+            ),
+        }.items()
+    },
+    (State.TRANSFERRING, Heard.SECOND_LATE): (
+        State.CLOSING,
+        (*NO_SECOND, Do.OPEN_SECOND_ORDER, Do.SAY_SECOND_LATE, Do.SAY_CLOSING, Do.LISTEN),
+    ),
     # 11. The closing question, then five seconds for the caller to hang up first. SOP-6
-    (State.TALKING, Heard.CLOSING_ASKED): (State.CLOSING, (Do.RELEASE_AGENT, Do.SAY_CLOSING, Do.LISTEN)),
-    (State.TALKING, Heard.AGENT_LEFT): (State.CLOSING, (Do.RELEASE_AGENT, Do.SAY_CLOSING, Do.LISTEN)),
+    (State.TALKING, Heard.CLOSING_ASKED): TO_CLOSING,
+    (State.TALKING, Heard.AGENT_LEFT): TO_CLOSING,
     (State.CLOSING, Heard.PROMPT_ENDED): (State.LEAVING, (Do.GIVE_FIVE_SECONDS,)),
     (State.LEAVING, Heard.FIVE_SECONDS_PASSED): (State.ENDED, (Do.HANG_UP,)),
     # 12. At any time: 0 is a person
-    **{(state, Heard.WANTS_A_PERSON): TO_QUEUE for state in (State.GREETING, *ASKING, State.CLOSING, State.LEAVING)},
+    **{(state, Heard.WANTS_A_PERSON): TO_DESK for state in (State.GREETING, *ASKING, State.CLOSING, State.LEAVING)},
     # 13. At any time: the ceiling on the whole call, warned one minute before
-    **{(state, Heard.CEILING_NEAR): (state, (Do.SAY_CEILING_NEAR,)) for state in (*QUEUED, State.TALKING)},
+    **{(state, Heard.CEILING_NEAR): (state, (Do.SAY_CEILING_NEAR,)) for state in (*QUEUED, *SERVED, *SEEKING)},
+    **{(state, Heard.PROMPT_ENDED): (state, (Do.ARRANGE,)) for state in (State.CONSULT_RINGING, State.CONSULTING)},
     **{
         (state, Heard.CEILING_REACHED): (State.OVERTIME, (Do.SAY_CLOSING,))
         for state in ANYWHERE
@@ -325,6 +469,7 @@ SOP: dict[tuple[State, Heard], Row] = {
         (Do.CANCEL_OFFER, Do.FREE_AGENT, Do.LEAVE_QUEUE, Do.SAY_CLOSING),
     ),
     (State.TALKING, Heard.CEILING_REACHED): (State.OVERTIME, (Do.RELEASE_AGENT, Do.SAY_CLOSING)),
+    **{(state, Heard.CEILING_REACHED): (State.OVERTIME, (*let_go, Do.SAY_CLOSING)) for state, let_go in LET_GO.items()},
     (State.OVERTIME, Heard.PROMPT_ENDED): (State.OVERTIME, (Do.GIVE_FIVE_SECONDS,)),
     (State.OVERTIME, Heard.FIVE_SECONDS_PASSED): (State.ENDED, (Do.HANG_UP,)),
     # 14. At any time: the caller hangs up, or the line is lost (Asterisk died; the caller is called back)
@@ -337,6 +482,7 @@ SOP: dict[tuple[State, Heard], Row] = {
             State.OFFERING: (State.ENDED, (Do.CANCEL_OFFER, Do.FREE_AGENT, Do.LEAVE_QUEUE)),
             State.WHISPERING: (State.ENDED, (Do.CANCEL_OFFER, Do.FREE_AGENT, Do.LEAVE_QUEUE)),
             State.TALKING: (State.ENDED, (Do.RELEASE_AGENT,)),
+            **{state: (State.ENDED, let_go) for state, let_go in LET_GO.items()},
         }.items()
     },
     # 15. The controller was away for a moment. Whoever was being spoken to, or was keying, hears an apology and the
@@ -352,10 +498,15 @@ SOP: dict[tuple[State, Heard], Row] = {
     },
     (State.CHECKING, Heard.RESUMED): (State.CHECKING, (Do.CHECK_IDENTITY,)),
     (State.FETCHING_CONTEXT, Heard.RESUMED): (State.FETCHING_CONTEXT, (Do.FETCH_CONTEXT,)),
+    (State.ADMITTING, Heard.RESUMED): (State.ADMITTING, (Do.ADMIT,)),
     (State.WAITING, Heard.RESUMED): (State.WAITING, (Do.REJOIN_QUEUE, Do.PLAY_MUSIC)),
     (State.OFFERING, Heard.RESUMED): (State.OFFERING, (Do.REJOIN_QUEUE, Do.PLAY_MUSIC)),
     (State.WHISPERING, Heard.RESUMED): (State.WHISPERING, (Do.REJOIN_QUEUE, Do.PLAY_MUSIC, Do.WHISPER)),
     (State.TALKING, Heard.JOIN_CUT): (State.TALKING, (Do.JOIN_AGENT, Do.SAY_AGENT_OPENING)),
+    **{(state, Heard.RESUMED): (state, (Do.ARRANGE,)) for state in (State.TALKING, *CONSULTED)},
+    (State.CONSULT_RINGING, Heard.RESUMED): (State.CONSULT_RINGING, (Do.ARRANGE, Do.SEEK_SECOND)),
+    (State.TRANSFERRING, Heard.RESUMED): (State.TRANSFERRING, (Do.PLAY_MUSIC, Do.SEEK_SECOND)),
+    (State.TRANSFERRING_TO_AGENT, Heard.RESUMED): (State.TRANSFERRING_TO_AGENT, (Do.PLAY_MUSIC,)),
     (State.CLOSING, Heard.RESUMED): (State.CLOSING, (Do.SAY_CLOSING, Do.LISTEN)),
     (State.OVERTIME, Heard.RESUMED): (State.OVERTIME, (Do.SAY_CLOSING,)),
 }
@@ -373,6 +524,8 @@ class Progress:
     """Failures at the present question."""
     rounds: int = 0
     """Identity checks that failed."""
+    line: str | None = None
+    """The line that an agent transferred the call to."""
 
 
 def step(call: Progress, heard: Heard) -> tuple[Progress, tuple[Do, ...]]:
@@ -396,9 +549,11 @@ def step(call: Progress, heard: Heard) -> tuple[Progress, tuple[Do, ...]]:
             need=NEEDS.get(heard, call.need),
             tries=0 if state is not call.state else call.tries + failed,
             rounds=call.rounds + unproven,
+            line=TRANSFERRED_TO.get(heard, call.line),
         ),
         actions,
     )
 
 
+TRANSFERRED_TO = {Heard.TRANSFER_TO_PARTY_LINE: "party", Heard.TRANSFER_TO_LAWYER_LINE: "lawyer"}
 ROLES = {Heard.SAID_LAWYER: Role.LAWYER, Heard.SAID_PARTY: Role.PARTY}

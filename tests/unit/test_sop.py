@@ -139,6 +139,12 @@ def test_zero_is_a_person_at_every_question(state):
     pad = Keypad(entry=ENTRIES[state]) if state in ENTRIES else Keypad(frozenset(MENUS[state]))
     assert Keyed.PERSON in (pad.press("0"), pad.quiet())
     after, actions = step(Progress(state), Heard.WANTS_A_PERSON)
+    assert after.state is State.ADMITTING
+    assert actions == (Do.ADMIT,)
+
+
+def test_who_is_admitted_waits():
+    after, actions = step(Progress(State.ADMITTING), Heard.ADMITTED)
     assert after.state is State.WAITING
     assert actions == (Do.SAY_TRANSFERRING, Do.JOIN_QUEUE)
 
@@ -160,7 +166,7 @@ def test_the_third_failure_at_a_question_is_the_last(state, failure):
         call, _ = step(call, failure)
         assert call.state is state
     call, actions = step(call, failure)
-    assert call.state is (State.WAITING if state in (State.ASKING_ROLE, State.ASKING_NEED) else State.ASKING_NEED)
+    assert call.state is (State.ADMITTING if state in (State.ASKING_ROLE, State.ASKING_NEED) else State.ASKING_NEED)
     assert call.tries == 0
     assert not call.verified
     assert (Do.SAY_CANNOT_VERIFY in actions) == (call.state is State.ASKING_NEED)
@@ -239,7 +245,7 @@ def test_the_third_round_of_identity_is_the_last_and_the_caller_may_go_on_unveri
     assert call.state is State.ASKING_NEED
     assert actions == (Do.SAY_CANNOT_VERIFY, Do.ASK)
     assert not call.verified
-    assert step(call, Heard.SAID_MILESTONE)[0].state is State.WAITING
+    assert step(call, Heard.SAID_MILESTONE)[0].state is State.ADMITTING
 
 
 def test_the_same_is_said_whichever_element_was_wrong():

@@ -16,7 +16,7 @@ def told(*steps: tuple[float, Heard]) -> Story:
     return story
 
 
-TO_THE_QUEUE = ((1.0, Heard.RANG_ENOUGH), (8.0, Heard.WANTS_A_PERSON))
+TO_THE_QUEUE = ((1.0, Heard.RANG_ENOUGH), (8.0, Heard.WANTS_A_PERSON), (8.0, Heard.ADMITTED))
 TO_THE_TALK = (
     *TO_THE_QUEUE, (10.0, Heard.AGENT_RESERVED), (13.0, Heard.AGENT_ANSWERED), (16.0, Heard.WHISPER_ENDED),
 )  # fmt: skip
@@ -34,7 +34,7 @@ def test_a_wait_runs_from_joining_to_the_talk():
     assert told(*TO_THE_QUEUE).waiting_since == 8.0
     story = told(*TO_THE_TALK)
     assert (story.waiting_since, story.waited_s) == (None, 8.0)
-    assert story.whispered == (3, 13.0)
+    assert story.whispered == (4, 13.0)
     assert story.state_since == 16.0
 
 
@@ -50,7 +50,7 @@ def test_the_five_seconds_begin_when_they_are_given_and_are_void_once_the_caller
     to_the_end = (*TO_THE_TALK, (30.0, Heard.CLOSING_ASKED), (33.0, Heard.PROMPT_ENDED))
     story = told(*to_the_end)
     assert (story.released_at, story.closing_ended_at) == (30.0, 33.0)
-    assert told(*to_the_end, (35.0, Heard.WANTS_A_PERSON)).closing_ended_at is None
+    assert told(*to_the_end, (35.0, Heard.WANTS_A_PERSON), (35.0, Heard.ADMITTED)).closing_ended_at is None
 
 
 def test_the_ceiling_and_a_lost_line_are_remembered():
