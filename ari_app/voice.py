@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass
 from typing import Literal
 
-from ari_app.ari.errors import AriError, NotFound, ServerError
+from ari_app.ari.errors import AllocationFailed, AriError, NotFound, ServerError
 from ari_app.errors import PromptAltered
 from ari_app.flow.sop import Heard
 from ari_app.line import Line
@@ -24,6 +24,8 @@ PLAYBACK_GRACE_S = 3.0
 BROKEN_S = 0.3
 """A playback that broke off comes before the hang-up that caused it: that is waited for before anything goes on."""
 STOP_TRIES = 3
+ANNOUNCER_TRIES = 5
+ANNOUNCER_LEAVES_S = 0.1
 
 Side = Literal["caller", "agent", "both"]
 
@@ -114,12 +116,22 @@ class Voice:
         self._unsure = playback
         with self._line.gone_is_hung_up(None if side == "agent" else Heard.HUNG_UP):
             if bridge is not None:
-                await self._client.bridges.play(bridgeId=bridge, playbackId=playback, media=media)
+                await self._play_to_both(bridge, playback, media)
             else:
                 await self._client.channels.play(channelId=channel, playbackId=playback, media=media)
             speech = Speech(playback, prompts, side, self._now())
         self._unsure = None
         return speech
+
+    async def _play_to_both(self, bridge: str, playback: str, media: list[str]) -> None:
+        for attempt in range(ANNOUNCER_TRIES):
+            try:
+                await self._client.bridges.play(bridgeId=bridge, playbackId=playback, media=media)
+                return
+            except AllocationFailed:  # the announcer of the speech before it is just leaving the bridge
+                if attempt == ANNOUNCER_TRIES - 1:
+                    raise
+                await asyncio.sleep(ANNOUNCER_LEAVES_S)
 
     def _media(self, prompts: tuple[str, ...]) -> list[str]:
         """What to play; a prompt whose audio is missing or not the approved one is left out."""
