@@ -732,6 +732,7 @@ ROWS: list[models.Table] = [
         call_id="demo-out-1.1", at=AT, agent="601", number="15400001001", callback_id=CALL, role="party", need="time"
     ),
     models.AgentState(agent="601", at=AT, was="idle", now="paused", reason="paused", call_id=None),
+    models.DutyNote(agent="601", at=AT, what="allowance_spent", code="1"),
     models.WorkOrder(
         id=f"{CALL}~order-message-0", at=AT, kind="message", call_id=CALL, party_id=None, lawyer_id=None, case_id=None,
         need=None, due_at=AT + 3600.0, must_answer="front", opened_by="hotline",
