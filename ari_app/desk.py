@@ -19,10 +19,11 @@ import logging
 import os
 import secrets
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, tzinfo
+from math import inf
 from typing import Protocol
 
 from sqlalchemy import ColumnElement, func, select, update
@@ -30,7 +31,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ari_app.errors import SanlingError, StoreUnavailable
-from ari_app.flow.dispatch import Idle, Waiting, expected_wait_s, pairs, position
 from ari_app.flow.duty import (
     ON_A_CALL,
     PHONE_BUSY,
@@ -49,7 +49,8 @@ from ari_app.flow.routing import Wants
 from ari_app.ledger import AgentChange, Ledger
 from ari_app.rules import Pause, RuleBook
 from ari_app.settings import Queue
-from ari_app.store.models import Agent, AgentState, DutyNote
+from ari_app.store.models import Agent, AgentSkill, AgentState, DutyNote
+from ari_app.waiting import Inbox, WaitingRoom, read_skills, wants_of
 
 __all__ = [
     "ON_A_CALL", "SIGNED_IN", "AgentNow", "Desk", "Duty", "FeatureRefused", "PauseTaken", "Reserved", "hash_pin",
@@ -59,6 +60,8 @@ __all__ = [
 log = logging.getLogger("sanling.desk")
 
 
+STUCK_AGAIN_S = 0.1
+"""A call whose agent could not be reserved, though free, is tried again so much later."""
 AGAIN_AFTER_S = 1.0
 """What the desk could not do while the database was away is tried again so much later."""
 DECIDED_ANEW = 3
@@ -90,10 +93,6 @@ class Reserved:
     """Tells a waiting call that `agent` is reserved for it."""
 
     agent: str
-
-
-class Inbox(Protocol):
-    def put(self, event: object) -> None: ...
 
 
 class Clock(Protocol):
@@ -131,16 +130,17 @@ class Desk:
         self._wrong_pins: dict[str, WrongPins] = {}
         self._talked: dict[str, tuple[float, float]] = {}
         self._agents: dict[str, AgentNow] = {}
-        self._waiting: dict[str, tuple[Waiting, Inbox]] = {}
-        self._offered: set[str] = set()
         self._dialling: set[str] = set()
         self._in_turn = asyncio.Lock()
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._changes = Numbers(clock)
+        self._room = WaitingRoom(
+            self.rules.now, ledger, clock, self._changes.next, desk=instance, expected_handle_s=queue.expected_handle_s
+        )
+        self._match_again: asyncio.TimerHandle | None = None
         self._holding = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._handled_s: list[float] = []
         self._watchers: list[Callable[[AgentNow | str], None]] = []
 
     # ------------------------------------------------------------ starting and looking
@@ -157,6 +157,8 @@ class Desk:
             return agents, {number: at for number, at in session.execute(talking.group_by(AgentState.agent))}
 
         agents, talked_since = await self._ledger.look_up(read)
+        self._room.skills_are(await self._ledger.look_up(read_skills))
+        self._room.remember(await self._ledger.look_up(lambda session: wants_of(session, calls)))
         self._agents = {agent.number: agent for agent in agents}
         for change in self._ledger.waiting():
             if isinstance(change, AgentChange) and (was := self._agents.get(change.agent)) is not None:
@@ -171,6 +173,15 @@ class Desk:
             elif agent.duty is Duty.WRAP_UP:
                 self._talked[agent.number] = (agent.since - talked_since.get(agent.number, agent.since), 0.0)
             self._set_timer(self._agents[agent.number])
+        self._room.opened()
+
+    def reload(self) -> None:
+        """Puts changed rules in force, and changed skills soon; no call is dropped and everybody keeps place. Raises
+        SettingsInvalid: the rules in force stay.
+        """
+        self.rules.reload()
+        self._room.follow(self.rules.now)
+        self._soon(self._look_at_skills)
 
     def all_are_back(self) -> None:
         """Whoever waited before the restart has taken the old place: agents are offered in turn again."""
@@ -188,8 +199,9 @@ class Desk:
             watcher(news)
 
     def close(self) -> None:
-        for timer in self._timers.values():
-            timer.cancel()
+        for timer in (*self._timers.values(), self._match_again):
+            if timer is not None:
+                timer.cancel()
         for task in self._tasks:
             task.cancel()
 
@@ -204,22 +216,21 @@ class Desk:
 
     @property
     def queue_length(self) -> int:
-        return len(self._waiting)
+        return len(self._room.places)
 
     @property
     def oldest_wait_s(self) -> float:
         now = self._clock()
-        return max((now - place.since for place, _ in list(self._waiting.values())), default=0.0)
+        return max((now - place.call.since for place in list(self._room.places.values())), default=0.0)
 
     def position(self, call_id: str) -> int:
-        return position((place for place, _ in self._waiting.values()), call_id)
+        """Among the callers of the same line; 1 is next, 0: does not wait."""
+        return self._room.position(call_id)
 
     def expected_wait_s(self, call_id: str) -> float:
-        handle_s = (
-            sum(self._handled_s) / len(self._handled_s) if len(self._handled_s) >= 10 else self._queue.expected_handle_s
-        )
-        serving = sum(agent.duty in (*ON_A_CALL, Duty.IDLE, Duty.WRAP_UP) for agent in self._agents.values())
-        return expected_wait_s(self.position(call_id), serving, handle_s)
+        """Seconds until an agent is reserved for the call, from how fast its line was served lately."""
+        self._see()
+        return self._room.expected_wait_s(call_id)
 
     # ------------------------------------------------------------ callers
 
@@ -229,18 +240,14 @@ class Desk:
         """`call_id` waits since `since` for what it `wants`; a Reserved will arrive in `inbox`, unless it is `offered`
         to an agent now. Joining again changes what it wants and keeps the place.
         """
-        self._waiting[call_id] = (Waiting(since, call_id), inbox)
-        if offered:
-            self._offered.add(call_id)
-        else:
-            self._offered.discard(call_id)
+        self._room.join(call_id, since, inbox, wants, offered)
+        if not offered:
             self._match_soon()
         self._tell(call_id)
 
     def leave(self, call_id: str) -> None:
-        if self._waiting.pop(call_id, None) is not None:
+        if self._room.leave(call_id):
             self._tell(call_id)
-        self._offered.discard(call_id)
 
     def _match_soon(self) -> None:
         self._soon(self._match)
@@ -275,26 +282,88 @@ class Desk:
     async def _match(self) -> None:
         if self._holding:
             return
-        waiting = [place for place, _ in self._waiting.values() if place.call_id not in self._offered]
-        idle = [Idle(a.since, a.number) for a in self._agents.values() if self._can_be_rung(a)]
-        matched = [await self._reserve(agent.number, caller.call_id) for caller, agent in pairs(waiting, idle)]
-        if not all(matched):
-            self._match_soon()
+        if self._match_again is not None:
+            self._match_again.cancel()
+        stuck: list[str] = []
+        try:
+            while (pair := self._next()) is not None:
+                call_id, number = pair
+                if await self._reserve(number, call_id):
+                    continue
+                agent = self._agents.get(number)
+                if agent is not None and self._can_be_rung(agent) and self._room.set_aside(call_id):
+                    stuck.append(call_id)
+        finally:
+            for call_id in stuck:
+                self._room.is_free_again(call_id)
+        wait_s = STUCK_AGAIN_S if stuck else max(self._room.wake_at - self._clock(), 0.001)
+        if wait_s < inf:
+            self._match_again = asyncio.get_running_loop().call_later(wait_s, self._match_soon)
 
-    async def _reserve(self, number: str, call_id: str) -> bool:
+    def _next(self) -> tuple[str, str] | None:
+        """The call that is offered next, and the agent."""
+        self._see()
+        return self._room.next(self._clock())
+
+    def _see(self) -> None:
+        self._room.sees(self._agents.values(), self._can_be_rung)
+
+    async def _reserve(self, number: str, call_id: str, *, pulled: bool = False) -> bool:
         """Offers agent `number` to `call_id`; False if one of them is not there any more."""
         agent = self._agents.get(number)
-        if agent is None or not self._can_be_rung(agent) or call_id not in self._waiting:
+        place = self._room.places.get(call_id)
+        if agent is None or not self._can_be_rung(agent) or place is None:
             return False
-        if not await self._hears(number, News(What.IS_OFFERED, self._clock(), call_id)):
+        at, row = self._clock(), self._changes.next()
+        if not await self._hears(number, News(What.IS_OFFERED, at, call_id)):
             return False
-        if call_id not in self._waiting:
+        place = self._room.places.get(call_id)
+        if place is None:
             await self._hears(number, News(What.OFFER_WITHDRAWN, self._clock(), call_id, reason="caller left"))
             return False
-        self._offered.add(call_id)
+        self._room.offered(call_id, number, at, row, pulled=pulled)
         self._tell(call_id)
-        self._waiting[call_id][1].put(Reserved(number))
+        place.inbox.put(Reserved(number))
         return True
+
+    async def take(self, number: str, held_for: str) -> bool:
+        """Reserves agent `number` for that call's name, past the queue: an agent transfers to this one. False if the
+        agent is not free.
+        """
+        agent = self._agents.get(number)
+        if agent is None or not self._can_be_rung(agent):
+            return False
+        return await self._hears(number, News(What.IS_OFFERED, self._clock(), held_for)) is not None
+
+    async def pull(self, call_id: str, number: str) -> bool:
+        """A leader's order: the waiting call is offered to agent `number`, out of turn. False if it has an agent, or
+        the agent is not free. Raises StoreUnavailable.
+        """
+        async with self._in_turn:
+            place = self._room.places.get(call_id)
+            return place is not None and not place.offered and await self._reserve(number, call_id, pulled=True)
+
+    # ------------------------------------------------------------ agents' skills
+
+    def skills_of(self, number: str) -> dict[str, int]:
+        """Level by line, need and language; the usual ones for what nobody set."""
+        return self._room.skills_of(number)
+
+    async def set_skills(self, number: str, skills: Mapping[str, int]) -> None:
+        """Level by skill, 0: not at all; the others stay as they are. Raises StoreUnavailable."""
+
+        def enter(session: Session) -> dict[str, dict[str, int]]:
+            for skill, level in skills.items():
+                session.merge(AgentSkill(agent=number, skill=skill, level=level))
+            session.flush()
+            return read_skills(session)
+
+        self._room.skills_are(await self._ledger.ask(enter))
+        self._match_soon()
+
+    async def _look_at_skills(self) -> None:
+        self._room.skills_are(await self._ledger.ask(read_skills))
+        self._match_soon()
 
     def _can_be_rung(self, agent: AgentNow) -> bool:
         return agent.duty is Duty.IDLE and agent.phone not in self._dialling
@@ -354,7 +423,7 @@ class Desk:
             if stuck and await self._hears(agent.number, news):
                 mended.append((agent.number, agent.duty))
                 self._note(agent.number, "mended", call_id=agent.call_id)
-                self._offered.discard(agent.call_id or "")
+                self._room.is_free_again(agent.call_id or "")
                 self._match_soon()
                 log.error("agent %s was %s for nothing: free", agent.number, agent.duty)
                 if self._on_mended is not None:
@@ -374,6 +443,10 @@ class Desk:
         """The offer ended for the caller's reasons: the agent is free, with no penalty."""
         await self._surely_hears(number, News(What.OFFER_WITHDRAWN, self._clock(), call_id))
 
+    async def places(self, call_id: str, number: str) -> None:
+        """Agent `number` is taken for a call that is placed. Raises FeatureRefused, StoreUnavailable."""
+        await self._hears(number, News(What.PLACES, self._clock(), call_id))
+
     async def forget(self, call_id: str) -> None:
         """The call is over: whoever is still held for it, by an offer that crossed its end, is free."""
         self.leave(call_id)
@@ -387,6 +460,7 @@ class Desk:
 
     async def did_not_answer(self, call_id: str, number: str, why: str) -> None:
         """RONA: the agent is paused until resuming by code."""
+        self._room.declined(call_id, number)
         await self._surely_hears(number, News(What.NOT_TAKEN, self._clock(), call_id, reason=why))
 
     async def talks(self, call_id: str, number: str) -> None:
@@ -484,7 +558,7 @@ class Desk:
     def _wrapped_up(self, agent: AgentNow) -> None:
         talked_s, held_s = self._talked.pop(agent.number, (0.0, 0.0))
         wrapped_s = self._clock() - agent.since
-        self._handled_s = [*self._handled_s[-49:], talked_s + held_s + wrapped_s]
+        self._room.handled(agent.number, talked_s + held_s + wrapped_s)
         if self._on_wrapped_up is not None:
             self._on_wrapped_up(agent.number, talked_s, held_s, wrapped_s)
 
@@ -673,7 +747,10 @@ class Desk:
 
     async def _look_at_all(self) -> None:
         """The same for everybody, but for those who are being changed just now."""
-        found = await self._ledger.ask(lambda session: [_now(agent) for agent in session.scalars(select(Agent))])
+        found, skills = await self._ledger.ask(
+            lambda session: ([_now(agent) for agent in session.scalars(select(Agent))], read_skills(session))
+        )
+        self._room.skills_are(skills)
         gone = self._agents.keys() - {agent.number for agent in found}
         for agent in found:
             if not self._changing[agent.number].locked() and self._agents.get(agent.number) != agent:

@@ -56,6 +56,15 @@ class Agent(Table):
     )  # fmt: skip
 
 
+class AgentSkill(Table):
+    """How good an agent is at a line, a need or a language (``ari_app.rules``): level 1 to 5; 0: not at all."""
+
+    __tablename__ = "agent_skills"
+    agent: Mapped[str] = mapped_column(ForeignKey("agents.number"), primary_key=True)
+    skill: Mapped[str] = mapped_column(String(16), primary_key=True)
+    level: Mapped[int]
+
+
 class ApiToken(Table):
     """Who may use the API, and as whom (``ari_app.api.tokens``). The token itself is shown once and not kept."""
 
@@ -320,6 +329,25 @@ class DutyNote(Table):
     call_id: Mapped[str | None] = mapped_column(default=None)
 
 
+class QueueEvent(Table):
+    """What happened in the queue, and what each decision rested on (``ari_app.waiting``)."""
+
+    __tablename__ = "queue_events"
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
+    """Given by the desk, rising with its clock."""
+    at: Mapped[float] = mapped_column(index=True)
+    desk: Mapped[str] = mapped_column(String(64))
+    """The hotline whose queue it is, as its calls' ids begin."""
+    event: Mapped[str] = mapped_column(String(8))
+    """opened, rules (in force from here), waits, offered, pulled (by a leader, out of turn), left."""
+    call_id: Mapped[str | None] = mapped_column(index=True)
+    agent: Mapped[str | None] = mapped_column(String(8))
+    since: Mapped[float | None]
+    """Of a call that waits: when it took its place."""
+    detail: Mapped[str | None]
+    """JSON: the rules; what the call wants; the agent's skills."""
+
+
 class WorkOrder(Table):
     """Something that somebody must answer by a time (派单, CRM-7). What became of it is in `work_order_changes`."""
 
@@ -462,8 +490,22 @@ class Supervision(Table):
     """Where an agent was moved to, or why it was refused: no personal data."""
 
 
+class TalkTime(Table):
+    """Whom an agent was with between `at` and `until`: what is billed to who talked. SOP-4."""
+
+    __tablename__ = "talk_times"
+    call_id: Mapped[str] = mapped_column(primary_key=True)
+    n: Mapped[int] = mapped_column(primary_key=True)
+    """The step of the SOP that ended it."""
+    agent: Mapped[str] = mapped_column(String(8), primary_key=True)
+    company: Mapped[str] = mapped_column(String(8))
+    """caller, agent (a second one, while the caller waits), both, or nobody: waited in music."""
+    at: Mapped[float] = mapped_column(index=True)
+    until: Mapped[float]
+
+
 LEDGER: tuple[type[Table], ...] = (
     Call, Transition, Identity, OfferEvent, PromptHeard, Ending, Recording, Callback, AgentState, DutyNote,
     WorkOrder, WorkOrderChange, Segment, Audit, Supervision, Rating, Disposition, Matter,
-    CallbackEvent, OutboundCall,
+    CallbackEvent, OutboundCall, QueueEvent, TalkTime,
 )  # fmt: skip

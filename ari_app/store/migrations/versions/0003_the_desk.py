@@ -74,6 +74,19 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("call_id", "n", name=op.f("pk_segments")),
     )
 
+    # Who talked with whom
+    op.create_table(
+        "talk_times",
+        sa.Column("call_id", sa.String(), nullable=False),
+        sa.Column("n", sa.Integer(), nullable=False),
+        sa.Column("agent", sa.String(length=8), nullable=False),
+        sa.Column("company", sa.String(length=8), nullable=False),
+        sa.Column("at", sa.Float(precision=53), nullable=False),
+        sa.Column("until", sa.Float(precision=53), nullable=False),
+        sa.PrimaryKeyConstraint("call_id", "n", "agent", name=op.f("pk_talk_times")),
+    )
+    op.create_index(op.f("ix_talk_times_at"), "talk_times", ["at"], unique=False)
+
     # Tokens of the API
     op.create_table(
         "api_tokens",
@@ -202,13 +215,37 @@ def upgrade() -> None:
     op.create_index(op.f("ix_outbound_agent"), "outbound", ["agent"], unique=False)
     op.create_index(op.f("ix_outbound_callback_id"), "outbound", ["callback_id"], unique=False)
 
+    # Routing
+    op.create_table(
+        "agent_skills",
+        sa.Column("agent", sa.String(length=8), nullable=False),
+        sa.Column("skill", sa.String(length=16), nullable=False),
+        sa.Column("level", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["agent"], ["agents.number"], name=op.f("fk_agent_skills_agent_agents")),
+        sa.PrimaryKeyConstraint("agent", "skill", name=op.f("pk_agent_skills")),
+    )
+    op.create_table(
+        "queue_events",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("at", sa.Float(precision=53), nullable=False),
+        sa.Column("desk", sa.String(length=64), nullable=False),
+        sa.Column("event", sa.String(length=8), nullable=False),
+        sa.Column("call_id", sa.String(), nullable=True),
+        sa.Column("agent", sa.String(length=8), nullable=True),
+        sa.Column("since", sa.Float(precision=53), nullable=True),
+        sa.Column("detail", sa.String(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_queue_events")),
+    )
+    op.create_index(op.f("ix_queue_events_at"), "queue_events", ["at"], unique=False)
+    op.create_index(op.f("ix_queue_events_call_id"), "queue_events", ["call_id"], unique=False)
+
     for table in LEDGER:
         refuse_changes(table)
 
 
 LEDGER: tuple[str, ...] = (
     "duty_notes", "work_orders", "work_order_changes", "segments", "audit", "supervisions", "ratings", "dispositions",
-    "matters",
+    "matters", "queue_events",
     "callback_events", "outbound",
 )  # fmt: skip
 """The ledger's tables that are made here."""
