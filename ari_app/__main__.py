@@ -19,6 +19,7 @@ from sqlalchemy import select
 from ari_app import notify, store
 from ari_app import rules as desk_rules
 from ari_app import settings as house_rules
+from ari_app.api.server import serve
 from ari_app.ari.client import Client
 from ari_app.ari.errors import (
     ApplicationReplaced,
@@ -116,6 +117,7 @@ async def control(settings: Settings, catalogue: Catalogue) -> None:
                 group.create_task(reception.run(), name="reception"),
                 group.create_task(keep_recordings(house, vault, pending), name="vault"),
                 group.create_task(house.metrics.measure_loop_lag(), name="lag"),
+                group.create_task(serve(house, reception.calls.values), name="api"),
                 group.create_task(tell_supervisor(house, reception), name="supervisor"),
                 group.create_task(drain(draining, reception, pending, stopping.set), name="drain"),
             ]

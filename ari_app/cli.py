@@ -74,6 +74,7 @@ def run() -> None:
                then dial *11 and key the PIN; *12 out, *13 pause, *14 resume, *15 ends wrap-up
   in talk      *5 disclaimer, *6 closing
   metrics      http://{settings.control_address}:{settings.metrics_port}/metrics
+  API          http://{settings.control_address}:{settings.api_port}/openapi.json; a token: sanling token new ROLE
   logs         {shown(settings.run_dir / "log")}
 Ctrl-C stops everything.
 """

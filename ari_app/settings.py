@@ -109,6 +109,7 @@ class Settings(Part, frozen=True):
     ari_port: int = 8088
     agi_port: int = 4573
     metrics_port: int = 9464
+    api_port: int = 8090
     rtp_ports: tuple[int, int] = (20000, 20999)
     hotline_numbers: tuple[str, ...] = ("12368",)
     codecs: tuple[str, ...] = ("alaw", "ulaw")
@@ -131,7 +132,7 @@ class Settings(Part, frozen=True):
 
     @property
     def control_address(self) -> str:
-        """Where ARI, FastAGI and the metrics listen: always on loopback, since none of them is for the network."""
+        """Where ARI, FastAGI, metrics and the API listen: always on loopback, since none of them is for the network."""
         return self.address if ip_address(self.address).is_loopback else "127.0.0.1"
 
     @property
@@ -236,7 +237,7 @@ def _check(settings: Settings) -> None:
         raise SettingsInvalid("ledger.journal_mb: megabytes, 1 or more.")
     if settings.queue.wrap_up_s < 0:
         raise SettingsInvalid("queue.wrap_up_s: seconds, 0 or more.")
-    for name in ("sip_port", "ari_port", "agi_port", "metrics_port"):
+    for name in ("sip_port", "ari_port", "agi_port", "metrics_port", "api_port"):
         if not 0 < getattr(settings, name) <= 65535:
             raise SettingsInvalid(f"{name}: a port, 1 to 65535.")
     if not settings.hotline_numbers or not all(re.fullmatch(r"\+?\d+", one) for one in settings.hotline_numbers):

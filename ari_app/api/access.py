@@ -58,6 +58,8 @@ class Act(StrEnum):
     END_WRAP_UP = "end_wrap_up"
     SIGN_OUT = "sign_out"
     CLOSE_ORDER = "close_order"
+    RELOAD = "reload"
+    DRAIN = "drain"
 
 
 N, O, M, A = Reach.NONE, Reach.OWN, Reach.MASKED, Reach.ALL  # noqa: E741 - so that the table is one
@@ -77,6 +79,8 @@ MATRIX: dict[Act, tuple[Reach, Reach, Reach, Reach]] = {
     Act.END_WRAP_UP:   (O,    A,     N,      N),
     Act.SIGN_OUT:      (O,    A,     N,      N),
     Act.CLOSE_ORDER:   (O,    A,     N,      N),
+    Act.RELOAD:        (N,    N,     N,      A),
+    Act.DRAIN:         (N,    N,     N,      A),
 }  # fmt: skip
 """Every right there is. What is not here nobody may do."""
 

@@ -313,6 +313,21 @@ async def close_order(
     return await floor.close_order(asking, id, closing.note)
 
 
+# ---------------------------------------------------------------- acting: the house
+
+
+@route("POST", "/reload", Act.RELOAD, 409, tags=["house"], status_code=204)
+async def reload(floor: TheFloor, asking: Annotated[Holder, Depends(may(Act.RELOAD))]) -> None:
+    """Puts the rules in desk.toml in force. One that is wrong is named with its line, and the old ones stay."""
+    await floor.reload(asking)
+
+
+@route("POST", "/drain", Act.DRAIN, 409, tags=["house"], status_code=202)
+async def drain(floor: TheFloor, asking: Annotated[Holder, Depends(may(Act.DRAIN))]) -> None:
+    """No new calls from now on; the hotline stops after the last one, and stays down until it is started again."""
+    await floor.drain(asking)
+
+
 # ---------------------------------------------------------------- problems
 
 

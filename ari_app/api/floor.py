@@ -11,6 +11,7 @@ import asyncio
 import datetime as dt
 import logging
 import secrets
+import signal
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
-from ari_app import ledger, orders
+from ari_app import ledger, orders, supervision
 from ari_app.api import shapes
 from ari_app.api.access import Act, Holder, Reach
 from ari_app.api.happenings import Happenings
@@ -27,6 +28,7 @@ from ari_app.desk import Duty, FeatureRefused
 from ari_app.errors import SanlingError
 from ari_app.line import Hotline
 from ari_app.privacy import mask
+from ari_app.processes import signal_to
 from ari_app.store import models
 
 log = logging.getLogger("sanling.api")
@@ -348,6 +350,25 @@ class Floor:
         await self.act(holder, Act.CLOSE_ORDER, work, agent=order.must_answer, call=order.call_id, detail=id)
         changed: orders.Order | None = await self.read(find)
         return shapes.Order.of(changed or order, now)
+
+    async def reload(self, holder: Holder) -> None:
+        """Raises NotAllowed, SettingsInvalid."""
+
+        async def work() -> None:
+            self.house.desk.reload()
+
+        await self.act(holder, Act.RELOAD, work)
+
+    async def drain(self, holder: Holder) -> None:
+        """Raises NotAllowed, NotNow."""
+        standing = await asyncio.to_thread(supervision.look, self.house.settings)
+
+        async def work() -> None:
+            if standing is None:
+                raise NotNow("This controller was not started by `sanling run`: end it where it was started.")
+            signal_to(standing.pid, signal.SIGUSR1)
+
+        await self.act(holder, Act.DRAIN, work)
 
 
 def denied(holder: Holder, act: Act) -> str:

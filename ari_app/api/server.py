@@ -7,13 +7,22 @@ import contextlib
 import logging
 import socket
 import threading
+from collections.abc import Callable, Collection
+from typing import TypeVar
 
 import uvicorn
 from fastapi import FastAPI
+from sqlalchemy.orm import Session
 
+from ari_app import store
+from ari_app.api.app import create
+from ari_app.api.floor import Floor
 from ari_app.api.happenings import Happenings
+from ari_app.call import Call
+from ari_app.line import Hotline
 
 log = logging.getLogger("sanling.api")
+T = TypeVar("T")
 
 AGAIN_EVERY_S = 10.0
 """So often a port that was taken is tried again."""
@@ -22,6 +31,28 @@ UNREAD_MS = 15_000
 SEND_BUFFER_BYTES = 128 * 1024
 ENDS_WITHIN_S = 2
 CONNECTIONS = 256
+DATABASE_ANSWERS_WITHIN_S = 3.0
+
+
+async def serve(house: Hotline, calls: Callable[[], Collection[Call]]) -> None:
+    """The API of `house`, with `calls` in progress, on the settings' ``api_port``; until cancelled."""
+    engine = store.open_engine(house.settings.database, answer_within_s=DATABASE_ANSWERS_WITHIN_S)
+
+    async def read(question: Callable[[Session], T]) -> T:
+        def answer() -> T:
+            with store.session(engine) as session:
+                return question(session)
+
+        return await asyncio.to_thread(answer)
+
+    happenings = Happenings(house.clock())
+    house.ledger.watch(happenings.written)
+    house.desk.watch(lambda news: happenings.desk_changed(house.clock(), house.desk.queue_length, news))
+    floor = Floor(house, calls, read, happenings, asyncio.get_running_loop())
+    try:
+        await Server(create(floor), happenings, house.settings.control_address, house.settings.api_port).run()
+    finally:
+        engine.dispose()
 
 
 class Server:
