@@ -7,13 +7,14 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import or_, select
+from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from ari_app.flow.identity import Element, OnFile, Role, Verdict, prove
 from ari_app.store.models import Case, LawFirm, Lawyer, Milestone, Party
 
 MOBILE = re.compile(r"1[3-9]\d{9}")
+LANDLINE = re.compile(r"0[1-9]\d{8,10}")
 
 
 def normalise_number(text: str | None) -> str | None:
@@ -33,6 +34,15 @@ def normalise_number(text: str | None) -> str | None:
 
 def is_mobile(number: str | None) -> bool:
     return bool(number and MOBILE.fullmatch(number))
+
+
+def can_be_called(number: str | None) -> bool:
+    """Whether we would call it: a mobile, or a landline with its area code; nothing abroad, nothing short.
+
+    >>> [can_be_called(n) for n in ("13800001111", "02150001234", "008613800001111", "12368", None)]
+    [True, True, False, False, False]
+    """
+    return bool(number and (MOBILE.fullmatch(number) or LANDLINE.fullmatch(number)))
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,8 @@ class Person:
     title: Literal["lawyer", "mr", "ms"]
     party_id: int | None = None
     lawyer_id: int | None = None
+    case_id: int | None = None
+    """The case asked about: the one that was keyed, or the person's only one; None if it may be any of several."""
 
 
 def check_identity(
@@ -131,7 +143,7 @@ def check_identity(
         if verdict.proven is None:
             return None, verdict.missing
         lawyer = files[verdict.proven]
-        return _as_person(lawyer), ()
+        return _as_person(lawyer, _only_case(session, Case.lawyer_id == lawyer.id)), ()
     last5 = answers.get(Element.CASE) or ""
     parties = session.execute(
         select(Party, Case.serial_last5)
@@ -142,20 +154,28 @@ def check_identity(
     verdict = prove(role, answers, people)
     if verdict.proven is None:
         return None, verdict.missing
-    return _as_person(people[verdict.proven]), ()
+    party = people[verdict.proven]
+    return _as_person(party, _only_case(session, Case.party_id == party.id, Case.serial_last5 == last5)), ()
 
 
-def person(session: Session, *, party_id: int | None, lawyer_id: int | None) -> Person | None:
-    """The party or lawyer with this id; None if there is no such one any more."""
+def person(
+    session: Session, *, party_id: int | None, lawyer_id: int | None, case_id: int | None = None
+) -> Person | None:
+    """The party or lawyer with this id, who asks about that case; None if there is no such one any more."""
     found = session.get(Party, party_id) if party_id is not None else session.get(Lawyer, lawyer_id)
-    return _as_person(found) if found is not None else None
+    return _as_person(found, case_id) if found is not None else None
 
 
-def _as_person(found: Lawyer | Party) -> Person:
+def _only_case(session: Session, *conditions: ColumnElement[bool]) -> int | None:
+    found = session.scalars(select(Case.id).where(*conditions).limit(2)).all()
+    return found[0] if len(found) == 1 else None
+
+
+def _as_person(found: Lawyer | Party, case_id: int | None = None) -> Person:
     if isinstance(found, Lawyer):
-        return Person(Role.LAWYER, surname(found.name), "lawyer", lawyer_id=found.id)
+        return Person(Role.LAWYER, surname(found.name), "lawyer", lawyer_id=found.id, case_id=case_id)
     title: Literal["mr", "ms"] = "mr" if found.title == "先生" else "ms"
-    return Person(Role.PARTY, surname(found.name), title, party_id=found.id)
+    return Person(Role.PARTY, surname(found.name), title, party_id=found.id, case_id=case_id)
 
 
 _DOUBLE_SURNAMES = (

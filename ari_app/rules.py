@@ -293,6 +293,15 @@ class WrapUp(Part, frozen=True):
             yield "longest_s", "seconds, more than 0, at most 3600"
 
 
+class SecondLine(Part, frozen=True):
+    target_wait_s: float = 90.0
+    """Nobody of the second line free by then: a work order is opened, and the caller told. SOP-4."""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if not 10 <= self.target_wait_s <= 600:
+            yield "target_wait_s", "seconds, 10 to 600"
+
+
 class SignIn(Part, frozen=True):
     wrong_pins: int = 3
     """After so many wrong PINs in a row none is taken from this agent for a while."""
@@ -314,12 +323,48 @@ class Watchdog(Part, frozen=True):
             yield "reserved_s", "seconds, more than 15: so long a phone may ring"
 
 
+class Survey(Part, frozen=True):
+    """After a talk the caller is asked how it was. KPI-7."""
+
+    share: float = 1.0
+    """Of the calls, drawn by lot: 1 asks everybody, 0 nobody."""
+    answer_within_s: float = 4.0
+    """After the question; whoever keys nothing goes on to the closing question."""
+    reason_begins_within_s: float = 4.0
+    """A low score is asked why; whoever says nothing goes on."""
+    reason_at_most_s: float = 60.0
+    low_due_h: float = 24.0
+    """Until when the team leader must have looked after a low score."""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if not 0 <= self.share <= 1:
+            yield "share", "0 (nobody) to 1 (everybody)"
+        for name in ("answer_within_s", "reason_begins_within_s"):
+            if not 1 <= getattr(self, name) <= 10:
+                yield name, "seconds, 1 to 10"
+        if not 5 <= self.reason_at_most_s <= 60:
+            yield "reason_at_most_s", "seconds, 5 to 60"
+        if not 0 < self.low_due_h < float("inf"):
+            yield "low_due_h", "hours, more than 0"
+
+
+class Disposition(Part, frozen=True):
+    due_h: float = 24.0
+    """Hours until which a work order that an agent opens by ``*17`` must be answered. CRM-7."""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if not 0 < self.due_h < float("inf"):
+            yield "due_h", "hours, more than 0"
+
+
 class Rules(Part, frozen=True):
     routing: Routing = Routing()
     lines: Lines = Lines()
     waiting: Waiting = Waiting()
     callbacks: Callbacks = Callbacks()
     hours: Hours = Hours()
+    survey: Survey = Survey()
+    disposition: Disposition = Disposition()
     pauses: tuple[Pause, ...] = (
         Pause(code="1", name="小休", spoken="break", daily_minutes=30),
         Pause(code="2", name="用餐", spoken="meal", daily_minutes=60),
@@ -327,6 +372,7 @@ class Rules(Part, frozen=True):
         Pause(code="4", name="文书", spoken="paperwork", daily_minutes=60),
     )
     wrap_up: WrapUp = WrapUp()
+    second_line: SecondLine = SecondLine()
     sign_in: SignIn = SignIn()
     watchdog: Watchdog = Watchdog()
 

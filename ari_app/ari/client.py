@@ -55,6 +55,8 @@ NEEDED_EVENTS = (
     "ChannelHold",
     "ChannelLeftBridge",
     "ChannelStateChange",
+    "ChannelTalkingFinished",
+    "ChannelTalkingStarted",
     "ChannelUnhold",
     "ContactStatusChange",
     "DeviceStateChanged",

@@ -56,6 +56,8 @@ HANGUP_REASONS = {
     "answered_elsewhere": 26,
 }  # fmt: skip
 CAUSE_OF_DELETE = 32
+RECORDED_IN_S = 0.1
+"""What a recording hears is told in pieces of this length."""
 ASTERISK_ID = "fa:ke:00:00:00:01"
 
 NOT_BEFORE_THE_ANSWER = ("answer", "continue", "hold", "moh", "mute", "play", "ring", "silence")
@@ -146,6 +148,40 @@ def _file_seconds(stem: Path) -> float | None:
     return None
 
 
+@dataclass(eq=False)
+class LiveRecording:
+    """One that ARI began on a channel. Seconds."""
+
+    name: str
+    channel: Channel
+    longest_s: float
+    silence_s: float
+    ends_on: str
+    state: str = "queued"
+    stopped: bool = False
+    lasts_s: float = 0.0
+    voice_s: float = 0.0
+    silent_for_s: float = 0.0
+
+    def goes_on(self, seconds: float, voice: bool) -> None:
+        self.lasts_s += seconds
+        self.voice_s += seconds if voice else 0.0
+        self.silent_for_s = 0.0 if voice else self.silent_for_s + seconds
+
+    @property
+    def is_over(self) -> bool:
+        return self.stopped or self.lasts_s >= self.longest_s - 1e-6 or self.silent_for_s >= self.silence_s - 1e-6
+
+    def told(self) -> dict[str, Any]:
+        told: dict[str, Any] = {
+            "name": self.name, "format": "alaw", "target_uri": f"channel:{self.channel.id}", "state": self.state,
+        }  # fmt: skip
+        if self.state == "done":
+            lasts, voice = int(self.lasts_s + 1e-6), int(self.voice_s + 1e-6)
+            told |= {"duration": lasts, "talking_duration": voice, "silence_duration": lasts - voice}
+        return told
+
+
 class FakeAsterisk(Exchange):
     """One Asterisk with the hotline's dialplan and any number of telephones."""
 
@@ -186,6 +222,9 @@ class FakeAsterisk(Exchange):
         """Events that fell into a broken link."""
         self.fallbacks: list[str] = []
         """Calls that the dialplan's fallback took."""
+        self.live_recordings: dict[str, LiveRecording] = {}
+        self.stored_recordings: set[str] = set()
+        """Names of those that ARI began and that are over."""
         self.recorded: dict[str, float] = {}
         """Inbound calls with the length of their recording in seconds, once complete."""
         self.allowed: set[str] | None = None
@@ -241,7 +280,7 @@ class FakeAsterisk(Exchange):
         for channel in self.channels.values():
             if channel.phone:
                 channel.phone.left_alone()
-        for held in (self.channels, self.bridges, self.playbacks, self.interest, self._far_ends):
+        for held in (self.channels, self.bridges, self.playbacks, self.interest, self._far_ends, self.live_recordings):
             held.clear()
         await self.close()
         self.thaws()
@@ -415,8 +454,8 @@ class FakeAsterisk(Exchange):
             case "DELETE", ["playbacks", id]:
                 self._playback(id).stop_asked.set()
                 return _NOTHING
-            case _, ["recordings", "live", _]:
-                raise Refusal(404, "Recording not found")
+            case _, ["recordings", kind, name, *verb]:
+                return self._recording_verb(method, kind, name, verb)
             case "GET", ["applications"]:
                 return _json(200, [self._application()])
             case _, ["applications", name, *verb]:
@@ -520,6 +559,8 @@ class FakeAsterisk(Exchange):
                 channel.command(lambda: _soon(lambda: channel.listens_to_music(music)))
             case "POST", ["play", *name]:
                 return self._play(name[0] if name else query.get("playbackId", ""), channel, query)
+            case "POST", ["record"]:
+                return self._record(channel, query)
             case "POST", ["variable"]:
                 if not query.get("variable"):
                     raise Refusal(400, "Variable name is required")
@@ -586,7 +627,13 @@ class FakeAsterisk(Exchange):
 
     def _set(self, channel: Channel, values: Mapping[str, str]) -> None:
         for name, value in values.items():
-            channel.variables[name] = value
+            if name.startswith("TALK_DETECT("):
+                pause_ms = float(value.partition(",")[0] or 2500) if name == "TALK_DETECT(set)" else None
+                channel.listens_for_pauses_of_s = pause_ms / 1000 if pause_ms is not None else None
+                channel.voice_since_s = None
+                self.voice_may_begin(channel)
+            else:
+                channel.variables[name] = value
             self.channel_event("ChannelVarset", channel, variable=name, value=value)
 
     def _play(self, id: str, on: Channel | Bridge, query: dict[str, str]) -> Response:
@@ -601,6 +648,56 @@ class FakeAsterisk(Exchange):
         else:
             self.play_in(on, playback)
         return _json(201, told)
+
+    def _record(self, channel: Channel, query: dict[str, str]) -> Response:
+        name = query["name"]
+        if name in self.live_recordings or (name in self.stored_recordings and query.get("ifExists") != "overwrite"):
+            raise Refusal(409, "Recording already exists")
+        if query.get("beep") == "true":
+            raise NotModelled("a recording that begins with Asterisk's own beep")
+        recording = LiveRecording(
+            name, channel, float(query.get("maxDurationSeconds", "0")) or float("inf"),
+            float(query.get("maxSilenceSeconds", "0")) or float("inf"), query.get("terminateOn", "none"),
+        )  # fmt: skip
+        self.live_recordings[name] = recording
+        told = recording.told()
+        channel.command(lambda: self._record_on(channel, recording))
+        return _json(201, told)
+
+    async def _record_on(self, channel: Channel, recording: LiveRecording) -> None:
+        """Until its key, its silence, its length, a hang-up, or somebody who stops it; in pieces of a tenth of a second."""
+        channel.listens_to_music(False)
+        recording.state = "recording"
+        self._event("RecordingStarted", (channel.id,), {"recording": recording.told()})
+        while not (channel.hung_up or recording.is_over):
+            await asyncio.sleep(RECORDED_IN_S)
+            recording.goes_on(RECORDED_IN_S, any(speaker is channel for speaker, _ in self._speeches))
+        recording.state = "done"
+        del self.live_recordings[recording.name]
+        self.stored_recordings.add(recording.name)
+        self._event("RecordingFinished", (channel.id,), {"recording": recording.told()})
+
+    def _recording_verb(self, method: str, kind: str, name: str, verb: list[str]) -> Response:
+        if name not in (self.live_recordings if kind == "live" else self.stored_recordings):
+            raise Refusal(404, "Recording not found")
+        match method, kind, verb:
+            case "GET", "live", []:
+                return _json(200, self.live_recordings[name].told())
+            case "POST", "live", ["stop"]:
+                self.live_recordings[name].stopped = True
+            case "GET", "stored", []:
+                return _json(200, {"name": name, "format": "alaw"})
+            case "DELETE", "stored", []:
+                self.stored_recordings.remove(name)
+            case _:
+                raise NotModelled(f"{method} recordings/{kind}/…/{'/'.join(verb)}")
+        return _NOTHING
+
+    def digit(self, channel: Channel, digit: str, duration_ms: int = 100) -> None:
+        super().digit(channel, digit, duration_ms)
+        for recording in self.live_recordings.values():
+            if recording.channel is channel and recording.ends_on in (digit, "any"):
+                recording.stopped = True
 
     def _hang_up_channel(self, channel: Channel, query: dict[str, str]) -> Response:
         if "reason_code" in query:

@@ -156,6 +156,12 @@ class Channel:
         """In its bridge: not heard there."""
         self.absorbs_digits = False
         """In its bridge: the others do not hear its digits."""
+        self.listens_for_pauses_of_s: float | None = None
+        """TALK_DETECT: a voice is told of, and its end after a pause of so long."""
+        self.voices = 0
+        """Of the far end, at this moment."""
+        self.voice_since_s: float | None = None
+        """Since when there is one that was told of."""
         self._exchange = exchange
         self._music: Sound | None = None
         self._ringback: Sound | None = None
@@ -512,12 +518,34 @@ class Exchange:
         spoken = {other: other.ear.begin(what, of=channel.id) for other in self.reached_by(channel)}
         speech = (channel, spoken)
         self._speeches.append(speech)
+        self._voice(channel)
         try:
             await asyncio.sleep(seconds)
         finally:
             self._speeches.remove(speech)
+            channel.voices -= 1
+            if channel.voice_since_s is not None:
+                self.spawn(self._voice_pauses(channel, self.now()), f"pause of {channel.id}")
         for other, sound in spoken.items():
             other.ear.end(sound, complete=True)
+
+    def _voice(self, channel: Channel) -> None:
+        channel.voices += 1
+        self.voice_may_begin(channel)
+
+    def voice_may_begin(self, channel: Channel) -> None:
+        """TALK_DETECT tells that somebody speaks, also of one who began before it listened."""
+        if channel.listens_for_pauses_of_s is not None and channel.voices and channel.voice_since_s is None:
+            channel.voice_since_s = self.now()
+            self.channel_event("ChannelTalkingStarted", channel)
+
+    async def _voice_pauses(self, channel: Channel, at_s: float) -> None:
+        await asyncio.sleep(channel.listens_for_pauses_of_s or 0.0)
+        since_s = channel.voice_since_s
+        if channel.voices or since_s is None or channel.gone or channel.listens_for_pauses_of_s is None:
+            return
+        channel.voice_since_s = None
+        self.channel_event("ChannelTalkingFinished", channel, duration=round((at_s - since_s) * 1000))
 
     def reached_by(self, speaker: Channel) -> list[Channel]:
         """Whose far ends hear what `speaker`'s says, through bridges and snoops."""
