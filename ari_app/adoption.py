@@ -14,7 +14,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
+from math import inf
 from pathlib import PurePath
 
 from ari_app import cases
@@ -23,13 +25,26 @@ from ari_app.ari.errors import AriError, NotFound, RequestFailed
 from ari_app.ari.mailboxes import Mailbox, owner_of
 from ari_app.call import KEYED_AS, Call, line_of, pad_of
 from ari_app.errors import LedgerContradiction, StoreUnavailable
+from ari_app.flow.billing import Seat, stretches, with_caller_s
 from ari_app.flow.identity import Element
-from ari_app.flow.sop import ELEMENTS, IDENTIFYING, QUEUED, ROLES, Do, Heard, State, step
+from ari_app.flow.sop import (
+    CONSULTED,
+    ELEMENTS,
+    IDENTIFYING,
+    QUEUED,
+    ROLES,
+    SEEKING,
+    SERVED,
+    Do,
+    Heard,
+    State,
+    step,
+)
 from ari_app.flow.story import Story
 from ari_app.ledger import Past
 from ari_app.line import Hotline
 from ari_app.store.models import OfferEvent
-from ari_app.talk import Offer, offer_channel
+from ari_app.talk import Offer, offer_channel, second_name
 from ari_app.voice import Speech, playback_name
 
 log = logging.getLogger("sanling.adoption")
@@ -38,7 +53,7 @@ NEEDS_ANSWERS = (*IDENTIFYING, State.CHECKING, State.FETCHING_CONTEXT)
 ASKED_FOR_A_NUMBER = [
     state.name for state in (State.LAWYER_NUMBER, State.LAWYER_MOBILE, State.PARTY_NUMBER, State.PARTY_MOBILE)
 ]
-WITH_AN_AGENT = (State.OFFERING, State.WHISPERING, State.TALKING)
+RINGS = (Do.RING_AGENT, Do.RING_SECOND)
 MOST_SPEECHES = 2
 """How many things one step may say, one after another."""
 
@@ -50,10 +65,9 @@ async def take_up(house: Hotline, past: Past, inbox: Mailbox, now: Snapshot) -> 
     call.began = past.call.at
     if _since_unix(now.booted) > call.began:
         call.booted = ""  # not the Asterisk that it came in under
-    _remember(call, past)
+    legs = _remember(call, past, now)
     channel = next((channel for channel in now.channels if channel.id == call.id), None)
-    call.talk.find_bridge({bridge.id for bridge in now.bridges})
-    await _settle_what_was_let_go(call, past, now)
+    await _settle_what_was_let_go(call, past, legs, now)
     if call.progress.state is State.ENDED:
         last = past.transitions[-1]
         call.ended_at = last.at
@@ -76,45 +90,49 @@ async def take_up(house: Hotline, past: Past, inbox: Mailbox, now: Snapshot) -> 
     return call
 
 
-async def _settle_what_was_let_go(call: Call, past: Past, now: Snapshot) -> None:
-    """An agent whom a step let go, and who was not told any more; a bridge of an earlier talk."""
+async def _settle_what_was_let_go(call: Call, past: Past, legs: Legs, now: Snapshot) -> None:
+    """Agents whom a step let go or gave the caller, and who were not told any more; a bridge of an earlier talk."""
     desk, client = call.hotline.desk, call.hotline.client
-    kept = call.talk.offer.channel if call.talk.offer is not None else call.id
     for channel in now.channels:
-        if owner_of(channel.id) == call.id and channel.id not in (call.id, kept):
+        if owner_of(channel.id) == call.id and channel.id not in (call.id, *call.talk.legs):
             with _not_worth_a_call():
                 await client.channels.hangup(channelId=channel.id)
     for bridge in now.bridges:
         if owner_of(bridge.id) == call.id and bridge.id != call.talk.bridge:
             with _not_worth_a_call():
                 await client.bridges.destroy(bridgeId=bridge.id)
-    if call.talk.offer is None:
-        released_at = call.story.released_at
-        if released_at is not None and call.talk.served_by is not None:
-            joined_at = max((one.at for one in past.offers if one.event == "joined"), default=released_at)
+    names = (call.id, second_name(call.id))
+    for gone, until, line in legs.released:
+        agent = desk.agent(gone.agent)
+        if agent is not None and agent.call_id in names and agent.since <= until:
             await desk.wraps_up(
-                call.id,
-                call.talk.served_by,
-                released_at - joined_at,
-                0.0,
-                since=released_at,
-                line=line_of(call.progress.role),
-            )
-        await _settle_a_refusal(call, past)
-        await desk.forget(call.id)
+                agent.call_id or "", gone.agent, gone.talked_s, gone.waited_s, since=until,
+                line=line or line_of(call.progress.role),
+            )  # fmt: skip
+    await _settle_a_refusal(call, past)
+    offer, second = call.talk.offer, call.talk.second
+    if offer is not None and offer.transferred:
+        await desk.talks(second_name(call.id), offer.agent)
+        await desk.takes_over(second_name(call.id), call.id, offer.agent)
+    kept = {(one.agent, one.held_for) for one in (offer, second) if one is not None}
+    for one in desk.agents():
+        if one.call_id in names and (one.number, one.call_id) not in kept:
+            await desk.withdraw(one.call_id or "", one.number)
 
 
 async def _settle_a_refusal(call: Call, past: Past) -> None:
     """RONA: an agent who did not take the last offer, and was still to be paused."""
-    offered = [row for row in past.transitions if {Do.RING_AGENT.name, Do.PAUSE_AGENT.name} & set(row.actions.split())]
+    of_offers = {do.name for do in (*RINGS, Do.PAUSE_AGENT, Do.PAUSE_SECOND)}
+    offered = [row for row in past.transitions if of_offers & set(row.actions.split())]
     last = offered[-1] if offered else None
-    if last is None or last.agent is None or Do.PAUSE_AGENT.name not in last.actions.split():
+    if last is None or last.agent is None or not {"PAUSE_AGENT", "PAUSE_SECOND"} & set(last.actions.split()):
         return
+    second = Do.PAUSE_SECOND.name in last.actions.split()
     agent = call.hotline.desk.agent(last.agent)
-    if agent is not None and agent.call_id == call.id:
+    if agent is not None and agent.call_id == (second_name(call.id) if second else call.id):
         n = call.talk.offers
         written = any(_ends(event) for event in past.offers if event.n == n)
-        await call.talk.was_not_taken(n, last.agent, Heard[last.heard], written=written)
+        await call.talk.was_not_taken(n, last.agent, Heard[last.heard], written=written, second=second)
 
 
 def _ends(event: OfferEvent) -> bool:
@@ -130,13 +148,106 @@ def _not_worth_a_call() -> Iterator[None]:
         log.info("%s", error)
 
 
-def _remember(call: Call, past: Past) -> None:
+@dataclass
+class Legs:
+    """The agents' legs, as the rows tell."""
+
+    call_id: str
+    offers: dict[int, Offer]
+    offer: Offer | None = None
+    second: Offer | None = None
+    served_by: str | None = None
+    talked_s: float = 0.0
+    released: list[tuple[Offer, float, str | None]] = field(default_factory=list)
+    """With the moment, and the line if it was not the caller's."""
+
+    def follow(self, actions: tuple[Do, ...], at: float, rung: Offer | None) -> None:
+        for do in actions:
+            match do:
+                case Do.RING_AGENT:
+                    self.offer = rung
+                case Do.RING_SECOND:
+                    self.second = rung
+                    if rung is not None:
+                        rung.held_for = second_name(self.call_id)
+                case Do.CANCEL_OFFER:
+                    self.offer = None
+                case Do.CANCEL_SECOND:
+                    self.second = None
+                case Do.RELEASE_AGENT if self.offer is not None:
+                    self.released.append((self.offer, at, None))
+                    self.offer = None
+                case Do.RELEASE_SECOND if self.second is not None:
+                    self.released.append((self.second, at, "second_line"))
+                    self.second = None
+                case Do.HAND_OVER if self.second is not None:
+                    self.offer, self.second = self.second, None
+                    self.offer.held_for, self.offer.transferred = self.call_id, True
+
+    def bill(self, state: State, since: float, until: float) -> None:
+        """As ``Talk.bill``; its rows are written already."""
+        seats = {Seat.AGENT: self.offer, Seat.SECOND: self.second}
+        joined = {
+            seat: one.joined_at
+            for seat, one in seats.items()
+            if one is not None and one.joined_at is not None and one.joined_at <= until
+        }
+        billed = stretches(state, since, until, joined)
+        for stretch in billed:
+            offer = seats[stretch.seat]
+            if offer is not None:
+                offer.add(stretch)
+        self.talked_s += with_caller_s(billed)
+        if Seat.AGENT in joined and self.offer is not None:
+            self.served_by = self.offer.agent
+
+
+def _remember(call: Call, past: Past, now: Snapshot) -> Legs:
     """What the rows tell."""
-    talked_s = 0.0
     call.story = Story(state_since=call.began)
+    legs = Legs(call.id, _offers(call.id, past))
+    rings = [row.at for row in past.transitions if {do.name for do in RINGS} & set(row.actions.split())]
+    to_come = [legs.offers[n] for n in sorted(legs.offers)]
+    for row in past.transitions:
+        if row.heard not in Heard.__members__:
+            raise LedgerContradiction(f"Call {call.id}: this version's table does not know {row.heard}.")
+        was, heard = call.progress, Heard[row.heard]
+        call.progress, actions = step(was, heard)
+        if call.progress.state.name != row.next:
+            raise LedgerContradiction(f"Call {call.id}: row {row.n} leads elsewhere in this version's table.")
+        if call.progress.state is not was.state:
+            legs.bill(was.state, call.story.state_since, row.at)
+        rung = None
+        if {*RINGS}.intersection(actions):
+            next_at = min((at for at in rings if at > row.at), default=inf)
+            if to_come and row.at <= to_come[0].at < next_at:  # else nobody lived to ring
+                rung = to_come.pop(0)
+        legs.follow(actions, row.at, rung)
+        call.story.note(row.at, was.state, heard, call.progress.state, actions)
+    offer = legs.offer
+    if offer is not None and offer.joined_at is not None:
+        legs.served_by = offer.agent
+    call.talk.take_up(
+        offers=max(legs.offers, default=0),
+        offer=offer if offer is not None and not offer.left else None,
+        second=legs.second if legs.second is not None and not legs.second.left else None,
+        served_by=legs.served_by,
+        talked_s=legs.talked_s,
+        bridges={bridge.id: bridge.channels for bridge in now.bridges if owner_of(bridge.id) == call.id},
+    )
+    call.checks = len(past.identities)
+    call.voice.take_up(heard=past.prompts_heard)
+    if past.identities:
+        call.missing = tuple(Element(name) for name in past.identities[-1].missing.split())
+    return legs
+
+
+def _offers(call_id: str, past: Past) -> dict[int, Offer]:
     offers: dict[int, Offer] = {}
     for event in past.offers:
-        offer = offers.setdefault(event.n, Offer(event.n, event.agent, offer_channel(call.id, event.n), event.at))
+        offer = offers.setdefault(
+            event.n, Offer(event.n, event.agent, offer_channel(call_id, event.n), event.at, call_id)
+        )
         match event.event:
             case "offered":
                 offer.at = event.at
@@ -146,30 +257,7 @@ def _remember(call: Call, past: Past) -> None:
                 offer.joined_at = event.at
             case _:
                 offer.left = True
-    for row in past.transitions:
-        if row.heard not in Heard.__members__:
-            raise LedgerContradiction(f"Call {call.id}: this version's table does not know {row.heard}.")
-        was, heard = call.progress, Heard[row.heard]
-        call.progress, actions = step(was, heard)
-        if call.progress.state.name != row.next:
-            raise LedgerContradiction(f"Call {call.id}: row {row.n} leads elsewhere in this version's table.")
-        call.story.note(row.at, was.state, heard, call.progress.state, actions)
-        if Do.RELEASE_AGENT in actions:
-            joined = [offer for offer in offers.values() if offer.joined_at is not None and offer.joined_at <= row.at]
-            talked_s += sum(row.at - (offer.joined_at or row.at) for offer in joined if not offer.left)
-            for offer in joined:
-                offer.left = True
-    last = offers[max(offers)] if offers and call.progress.state in WITH_AN_AGENT else None
-    call.talk.take_up(
-        offers=max(offers, default=0),
-        offer=last if last is not None and not last.left else None,
-        served_by=next((offer.agent for offer in reversed(offers.values()) if offer.joined_at is not None), None),
-        talked_s=talked_s,
-    )
-    call.checks = len(past.identities)
-    call.voice.take_up(heard=past.prompts_heard)
-    if past.identities:
-        call.missing = tuple(Element(name) for name in past.identities[-1].missing.split())
+    return offers
 
 
 async def _recall_person(call: Call, past: Past) -> None:
@@ -218,12 +306,16 @@ async def _go_on(call: Call, now: Snapshot) -> None:
             call.wait_for_context()
         case State.CLOSING:
             _closing_goes_on(call)
+        case State.LEAVING_MESSAGE:
+            await _message_goes_on(call)
         case State.OVERTIME if call.story.closing_ended_at is None:
             _closing_goes_on(call)
         case State.LEAVING | State.OVERTIME:
             await call.give_five_seconds()
         case State.TALKING:
             await _talk_goes_on(call, now)
+        case _ if state in (*CONSULTED, *SEEKING):
+            _second_line_goes_on(call, now)
         case _ if state in QUEUED:
             await _waiting_goes_on(call, now)
         case _:
@@ -243,13 +335,23 @@ async def _speech_under_way(call: Call) -> Speech | None:
         prompts = tuple(prompt for do in actions for prompt in call.words(do) or ())
         if not prompts or Do.SAY_POSITION in actions:
             prompts = (PurePath(playback.media_uri.partition(":")[2]).name,)
-        return Speech(playback.id, prompts, "both" if call.talk.is_joined else "caller", at)
+        return Speech(playback.id, prompts, "both" if call.talk.hears_the_talk and call.talk.offer else "caller", at)
     return None
 
 
 def _closing_goes_on(call: Call) -> None:
     """Being said: waited for. Else it is said again: it may never have been begun, and must be asked. SOP-6."""
     if call.voice.speech is None:
+        call.inbox.put(Heard.RESUMED)
+
+
+async def _message_goes_on(call: Call) -> None:
+    """Being recorded, or being asked for: waited for. Recorded to its end unheard: taken. Else it is asked for anew."""
+    if call.story.recording is not None:
+        heard = await call.selfservice.go_on_recording(call.story.recording)
+        if heard is not None:
+            call.inbox.put(heard)
+    elif call.voice.speech is None:
         call.inbox.put(Heard.RESUMED)
 
 
@@ -277,19 +379,46 @@ async def _waiting_goes_on(call: Call, now: Snapshot) -> None:
 async def _talk_goes_on(call: Call, now: Snapshot) -> None:
     """Both there: they talk. Not joined to the end: joined now. The agent gone: as if we had seen it."""
     offer = call.talk.offer
-    members = next((set(one.channels) for one in now.bridges if one.id == call.talk.bridge), set())
     there = offer is not None and offer.channel in {channel.id for channel in now.channels}
     cut = offer is not None and offer.joined_at is None
-    if offer is not None and cut and call.id in members:  # the agent was in it before: they met
+    if offer is not None and cut and call.talk.hears_the_talk:  # the agent was in it before: they met
         await _they_had_met(call, offer)
     if offer is None or not there:
         if offer is not None:
             offer.left = True
         call.inbox.put(Heard.AGENT_LEFT if offer is not None and offer.joined_at is not None else Heard.AGENT_LOST)
-    elif cut or not {call.id, offer.channel} <= members:
-        if cut:
-            call.voice.music_may_play()
+    elif cut:
+        call.voice.music_may_play()
         call.inbox.put(Heard.JOIN_CUT)
+    elif not call.talk.is_inside(call.id, offer.channel):
+        call.inbox.put(Heard.RESUMED)
+
+
+def _second_line_goes_on(call: Call, now: Snapshot) -> None:
+    """Everyone in their place; then what became of the legs: the second line's first, so that no caller is handed over
+    to somebody who has left.
+    """
+    states = {channel.id: channel.state for channel in now.channels}
+    offer, second, seeking = call.talk.offer, call.talk.second, call.progress.state in SEEKING
+    call.inbox.put(Heard.RESUMED)
+    if second is None:
+        if call.progress.state is State.TRANSFERRING_TO_AGENT:
+            call.inbox.put(Heard.OFFER_LOST)
+        elif not seeking:
+            call.inbox.put(Heard.SECOND_LEFT)
+    elif states.get(second.channel) in (None, "Down"):  # gone, or never dialled
+        second.left = second.channel not in states
+        call.inbox.put(Heard.OFFER_LOST if second.answered_at is None else Heard.SECOND_LEFT)
+    elif seeking and states[second.channel] == "Up":
+        if call.story.whispered is not None:
+            row, at = call.story.whispered
+            call.voice.go_on_whispering(Speech(playback_name(call.id, row, 0), (call.whisper_prompt(),), "agent", at))
+        call.talk.answered(second.channel)
+        call.inbox.put(Heard.AGENT_ANSWERED)
+    if call.progress.state in SERVED and (offer is None or offer.channel not in states):
+        if offer is not None:
+            offer.left = True
+        call.inbox.put(Heard.AGENT_LEFT)
 
 
 async def _they_had_met(call: Call, offer: Offer) -> None:

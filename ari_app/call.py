@@ -17,18 +17,23 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import Literal, cast
 
-from ari_app import cases
+from ari_app import cases, opening, orders
 from ari_app.ari import events
 from ari_app.ari.errors import AriError, Conflict, RequestTimeout, ServerError, Unreachable
 from ari_app.ari.mailboxes import Mailbox
+from ari_app.callmeback import CallMeBack
 from ari_app.desk import Reserved
 from ari_app.errors import StoreUnavailable
+from ari_app.flow.billing import TOGETHER
 from ari_app.flow.dispatch import minutes
+from ari_app.flow.duty import Duty
 from ari_app.flow.identity import REQUIRED, Element, Role
-from ari_app.flow.keypad import Keyed, Keypad
+from ari_app.flow.keypad import Keyed, Keypad, TransferTo
+from ari_app.flow.routing import Wants
 from ari_app.flow.sop import (
     ASKING,
     ELEMENTS,
@@ -38,6 +43,9 @@ from ari_app.flow.sop import (
     QUESTIONS,
     QUEUED,
     ROLES,
+    SEEKING,
+    SERVED,
+    SOP,
     Do,
     Heard,
     Need,
@@ -47,8 +55,9 @@ from ari_app.flow.sop import (
 )
 from ari_app.flow.story import Story
 from ari_app.line import Due, Hotline, Line
+from ari_app.selfservice import SelfService
 from ari_app.store import models
-from ari_app.talk import Talk
+from ari_app.talk import Talk, second_name
 from ari_app.voice import Voice
 from metrics.hotline import QueueResult
 
@@ -63,13 +72,19 @@ GOES_S = 0.3
 CONTEXT_TRIES = 5
 """After so many waits the call goes on without: its return from the dialplan was lost, or its AGI session hangs."""
 CEILING_AGAIN_S = 3.0
+LONGEST_AGAIN_S = 5.0
 UNHEARD_S = 1.0
 """The link was down for longer than this: keys may have been missed, and the question is asked again."""
-UNSTICKS = {"ring", "first-key", "next-key", "speech", "whisper", "context", "five"}
+UNSTICKS = {"message", "ring", "first-key", "next-key", "speech", "whisper", "context", "five", "second"}
 """Timers each of which gets a call on."""
 RELINK_AGAIN_S = 0.2
 TIMEOUTS = 3
 """A request that is not answered so often, 5 s each, breaks its call."""
+SECOND_AGAIN_S = 1.0
+TRANSFER_LINES = {
+    "1": Heard.TRANSFER_TO_PARTY_LINE, "2": Heard.TRANSFER_TO_LAWYER_LINE, "3": Heard.TRANSFER_TO_SECOND_LINE,
+}  # fmt: skip
+"""Lines, by the number that an agent keys to transfer."""
 APOLOGY = ("fallback", "s", 1)
 CONTEXT = ("case-context", "s", 1)
 
@@ -100,7 +115,7 @@ WHISPERED_NEEDS: dict[Need | None, WhisperedNeed] = {
     Need.MILESTONE: "milestone", Need.MATERIAL: "material", Need.TIME: "time", Need.PRESSING: "pressing", None: "none",
 }  # fmt: skip
 
-Outcome = Literal["handled", "abandoned", "left_in_menu", "ceiling", "lost", "broken"]
+Outcome = Literal["handled", "abandoned", "left_in_menu", "ceiling", "lost", "broken", "callback", "unreached"]
 SHORT_ABANDON_S = 5.0
 """Who hangs up so soon after joining the queue is not counted against the service level."""
 
@@ -117,6 +132,23 @@ class Resync:
     """Unix seconds; what was made since then may be missing."""
     away_s: float = 0.0
     """For how long the link was down; 0: it was not, this is the regular look."""
+
+
+@dataclass(frozen=True)
+class SecondReserved:
+    """`agent` of the second line is reserved for this call."""
+
+    agent: str
+
+
+@dataclass(frozen=True)
+class SecondInbox:
+    """Through it the desk tells a call whom it reserved of the second line."""
+
+    inbox: Mailbox
+
+    def put(self, event: object) -> None:
+        self.inbox.put(SecondReserved(event.agent) if isinstance(event, Reserved) else event)
 
 
 @dataclass
@@ -152,6 +184,8 @@ class Call:
         self.line = Line(self.hotline, self.id, self.inbox)
         self.voice = Voice(self.line)
         self.talk = Talk(self.line, self.voice)
+        self.selfservice = SelfService(self.line)
+        self.callmeback = CallMeBack(self.line, self.number)
         self.pad: Keypad | None = None
         self.checks = 0
         """How many there were: the next one's number."""
@@ -173,13 +207,9 @@ class Call:
 
         Cancelled, it leaves everything as it is.
         """
-        house = self.hotline
-        if not self.adopted:
-            house.metrics.call_arrived()
-            house.metrics.case_context(self.context.status)
         try:
             if not self.adopted:
-                await self._through(self._ring)
+                await self._begin()
             while self.progress.state is not State.ENDED:
                 heard = await self._hear(await self.inbox.get())
                 if heard is not None:
@@ -195,6 +225,11 @@ class Call:
             await self._apologise()
         await self._close()
 
+    async def _begin(self) -> None:
+        self.hotline.metrics.call_arrived()
+        self.hotline.metrics.case_context(self.context.status)
+        await self._through(self._ring)
+
     async def take(self, heard: Heard, at: float | None = None) -> None:
         """One step of the SOP: look up, write down, do. `at`: when it was, if not now."""
         at = self.hotline.clock() if at is None else at
@@ -207,7 +242,9 @@ class Call:
         if self.progress is was and not actions:
             return
         names = " ".join(do.name for do in actions)
+        billed = self._bill(was.state, at) if self.progress.state is not was.state else []
         self.hotline.ledger.write(
+            *billed,
             models.Transition(
                 call_id=self.id,
                 n=self.story.rows,
@@ -216,8 +253,8 @@ class Call:
                 heard=heard.name,
                 next=self.progress.state.name,
                 actions=names,
-                agent=self.talk.offer.agent if self.talk.offer else self._reserved,
-            )
+                agent=self._agent_concerned(),
+            ),
         )
         self.voice.begin_step(self.story.rows)
         self.story.note(at, was.state, heard, self.progress.state, actions)
@@ -228,6 +265,15 @@ class Call:
         if Do.SAY_INTERRUPTED in actions:  # keys that come now belong to what was half keyed when we went
             self._deaf_until = self.hotline.clock() + self.voice.seconds(WORDS[Do.SAY_INTERRUPTED])
         await self._do_all(actions)
+
+    def _agent_concerned(self) -> str | None:
+        """The one for whom this step is: reserved for the call, sought by it or talking in it."""
+        there = self.talk.second or self.talk.offer
+        return self._reserved or (there.agent if there else None)
+
+    def _bill(self, state: State, until: float) -> list[models.TalkTime]:
+        """What was talked in `state`, which is left now."""
+        return self.talk.bill(state, self.story.state_since, until, self.story.rows)
 
     async def _do_all(self, actions: tuple[Do, ...]) -> None:
         words: list[str] = []
@@ -241,9 +287,12 @@ class Call:
             if words:
                 await self._through(partial(self._say, tuple(words)))
                 words = []
-            await self._through(partial(DOING[do], self))
+            await self._through(self._doing(do))
         if words:
             await self._through(partial(self._say, tuple(words)))
+
+    def _doing(self, do: Do) -> Callable[[], Awaitable[None]]:
+        return partial(DOING[do], self)
 
     async def _through(self, work: Callable[[], Awaitable[None]]) -> None:
         """Does `work`; if the link to Asterisk is down, again when it is up: until then nobody knows of the call."""
@@ -272,6 +321,11 @@ class Call:
                 return event
             case Due(name):
                 return await self._due(name) if self.line.is_due(event) else None
+            case SecondReserved(agent):
+                if self.progress.state in SEEKING and self.talk.second is None:
+                    self._reserved = agent
+                    return Heard.AGENT_RESERVED
+                await self.hotline.desk.withdraw(second_name(self.id), agent)
             case Reserved(agent):
                 self._reserved = agent
                 if self.progress.state is State.WAITING:
@@ -280,9 +334,13 @@ class Call:
                 await self.hotline.desk.withdraw(self.id, agent)
             case Resync():
                 heard = self._resync(event)
-                return await self._speech_ended_unheard() if heard is None and event.away_s else heard
+                if heard is None and event.away_s:
+                    return await self.selfservice.ended_unheard() or await self._speech_ended_unheard()
+                return heard
             case events.ChannelDtmfReceived(digit=digit, channel=channel):
-                return await self._key(digit) if channel.id == self.id else self._agent_key(channel.id, digit)
+                return await (self._key(digit) if channel.id == self.id else self._agent_key(channel.id, digit))
+            case events.RecordingFinished(recording=recording) | events.RecordingFailed(recording=recording):
+                return self.selfservice.ended(recording)
             case events.PlaybackFinished(playback=playback):
                 return await self._playback_finished(playback.id, playback.state)
             case events.StasisStart(channel=channel, args=args) if channel.id == self.id:
@@ -321,7 +379,11 @@ class Call:
             return Heard.RESUMED
         state = self.progress.state
         missed = self.talk.missed(
-            now.channels, now.at, away=now.away_s > 0, offering=state is State.OFFERING, talking=state is State.TALKING
+            now.channels,
+            now.at,
+            away=now.away_s > 0,
+            offering=state in (State.OFFERING, *SEEKING),
+            talking=state is State.TALKING,
         )
         if missed is not None:
             return missed
@@ -339,9 +401,9 @@ class Call:
 
     def _out_of_silence(self) -> Heard | None:
         """What goes on if nothing else would: every state but a talk waits for something that has an end."""
-        if self.progress.state is State.TALKING or self.line.awaited & UNSTICKS or len(self.inbox):
+        if self.progress.state in SERVED or self.line.awaited & UNSTICKS or len(self.inbox):
             return None
-        if self.progress.state in QUEUED and self.voice.music:
+        if self.progress.state in (*QUEUED, *SEEKING) and self.voice.music:
             return None
         log.error("call %s: nothing to wait for in %s; it goes on", self.id, self.progress.state.name)
         return STUCK.get(self.progress.state, Heard.PROMPT_ENDED)
@@ -351,7 +413,8 @@ class Call:
         if self.pad is None or self.hotline.clock() < self._deaf_until:
             return None
         self.line.clear("first-key", "next-key")
-        if self.progress.state in QUESTIONS or key in self.pad.choices or key == "0":
+        state = self.progress.state
+        if state in QUESTIONS or key in self.pad.choices or (key == "0" and (state, Heard.WANTS_A_PERSON) in SOP):
             await self._through(self.voice.hush)
             if self.talk.bridge is None:
                 await self._through(self.voice.keep_silence)
@@ -369,14 +432,36 @@ class Call:
         state = self.progress.state
         if self.pad is not None and keyed is Keyed.CHOICE:
             return MENUS[state][self.pad.keys]
+        if self.pad is not None and keyed is Keyed.ENTERED and state is State.CALLBACK_ENTRY:
+            taken = False
+
+            async def enter(keys: str = self.pad.keys) -> None:
+                nonlocal taken
+                taken = await self.callmeback.enter(keys)
+
+            await self._through(enter)
+            return Heard.ENTERED if taken else Heard.ENTRY_INVALID
         if self.pad is not None and keyed is Keyed.ENTERED:
             self._entered = (ELEMENTS[state], self.pad.keys)
             await self._through(self._keep_answer)  # before the step: whoever takes the call up there finds it
         return KEYED[keyed]
 
-    def _agent_key(self, channel: str, key: str) -> Heard | None:
+    async def _agent_key(self, channel: str, key: str) -> Heard | None:
         code = self.talk.key(channel, key)
+        if isinstance(code, TransferTo):
+            return await self.transfer(code.keys)
         return self._unless_disclaiming(code) if code is not None else None
+
+    async def transfer(self, to: str) -> Heard | None:
+        """Hands the caller on, without asking, to the line or the agent of that number."""
+        if self.progress.state is not State.TALKING:
+            return None
+        if to in TRANSFER_LINES:
+            return self._unless_disclaiming(TRANSFER_LINES[to])
+        if not await self.hotline.desk.take(to, second_name(self.id)):
+            return Heard.TRANSFER_NOT_POSSIBLE
+        self._reserved = to
+        return Heard.TRANSFER_TO_AGENT
 
     def _unless_disclaiming(self, heard: Heard) -> Heard | None:
         """The disclaimer is read out whole (SOP-5): what would cut it off waits until it has ended."""
@@ -396,7 +481,7 @@ class Call:
             self.inbox.put(self._afterwards.pop(0))
         if self.progress.state in QUESTIONS and self.pad is not None and not self.pad.keys:
             self.line.within("first-key", self.hotline.settings.keypad.first_digit_s)
-        if self.talk.bridge is None and self.progress.state not in QUEUED:
+        if self.talk.bridge is None and self.progress.state not in (*QUEUED, *SEEKING):
             await self._through(self.voice.keep_silence)
         return Heard.PROMPT_ENDED
 
@@ -408,6 +493,9 @@ class Call:
                 return await self._speech_ended(whole=False)
             case "whisper":
                 return Heard.WHISPER_ENDED
+            case "longest" if self.progress.state is not State.WAITING:  # an agent's phone rings: said if that fails
+                self.line.within("longest", LONGEST_AGAIN_S)
+                return None
             case "announce":
                 self.line.within("announce", self.hotline.settings.queue.announce_every_s)
                 return Heard.ANNOUNCEMENT_DUE
@@ -417,6 +505,8 @@ class Call:
             case "context":
                 await self._through(self._context_late)
                 return None
+            case "second":
+                return self._second_due()
             case "ceiling-near":
                 return self._unless_disclaiming(Heard.CEILING_NEAR)
         return DUE.get(name)
@@ -545,7 +635,17 @@ class Call:
 
     async def _admit(self) -> None:
         """Whether the desk takes this caller now; the SOP hears it at once."""
-        self.inbox.put(Heard.ADMITTED)
+        if not self.selfservice.is_open(self.wanted_line):
+            self.inbox.put(Heard.CLOSED_NOW)
+            return
+        desk, full_at = self.hotline.desk, self.hotline.desk.rules.now.waiting.full_at
+        keeps_place = self.story.kept is not None or self.callmeback.open_one(self.person) is not None
+        if full_at and desk.queue_length >= full_at and not keeps_place:
+            self.inbox.put(Heard.QUEUE_FULL)
+        elif desk.agents() and desk.agents_in(Duty.SIGNED_OUT) == len(desk.agents()):
+            self.inbox.put(Heard.NOBODY_SIGNED_IN)
+        else:
+            self.inbox.put(Heard.ADMITTED)
 
     async def _join_queue(self) -> None:
         """Takes a place, or the one that was left for an agent who was gone."""
@@ -553,7 +653,11 @@ class Call:
         if since is not None:
             if "announce" not in self.line.awaited:
                 self._announce_in_turn(since)
-            self.hotline.desk.join(self.id, since, self.inbox, offered=self.talk.offer is not None)
+            place_since = self.callmeback.keeps_place_since(since, self.person)
+            longest_s = since + self.hotline.desk.rules.now.waiting.longest_wait_s - self.hotline.clock()
+            if longest_s > 0:
+                self.line.within("longest", longest_s)
+            self.hotline.desk.join(self.id, place_since, self.inbox, offered=self.talk.offer is not None)
 
     def _announce_in_turn(self, since: float) -> None:
         """Every so many seconds of waiting, whatever came between."""
@@ -562,11 +666,42 @@ class Call:
 
     async def _leave_queue(self) -> None:
         self.hotline.desk.leave(self.id)
-        self.line.clear("announce")
+        self.line.clear("announce", "longest")
+
+    async def _offer_callback_number(self) -> None:
+        """Read back; a caller whom we cannot call there is asked for another."""
+        words = self.callmeback.words(self.person)
+        if words:
+            await self._say(words)
+        else:
+            self.inbox.put(Heard.NO_NUMBER_TO_OFFER)
+
+    async def note_callback(self) -> None:
+        self.callmeback.note(self.story, self.progress, self.person)
+
+    async def _take_callback_number(self) -> None:
+        """Taken as it was keyed, before the step."""
 
     async def _play_music(self) -> None:
         await self.talk.take_down()
         await self.voice.start_music()
+
+    # ---------------------------------------------------------------- outside hours
+
+    @property
+    def wanted_line(self) -> str:
+        return self.progress.line or line_of(self.progress.role)
+
+    async def _look_up_cases(self) -> None:
+        await self.selfservice.look_up(self.person if self.progress.verified else None)
+
+    async def _record_message(self) -> None:
+        if self.story.recording is not None:
+            await self.selfservice.record(self.story.recording[0])
+
+    async def _take_message(self) -> None:
+        message = self.story.messages[-1] if self.story.messages else None
+        await self.selfservice.take(message, self.wanted_line, self.person, self.progress.need)
 
     # ---------------------------------------------------------------- the agent
 
@@ -597,6 +732,71 @@ class Call:
     async def _release_agent(self) -> None:
         await self.talk.release(self.story.released_at or self.hotline.clock(), line_of(self.progress.role))
 
+    # ---------------------------------------------------------------- the second line
+
+    async def _arrange(self) -> None:
+        await self.talk.arrange(TOGETHER[self.progress.state])
+
+    async def _seek_second(self) -> None:
+        """Takes a place for an agent of the second line, or the one that it had; nobody there in time is heard of."""
+        since = self.story.second_since
+        if since is None:
+            return
+        rules = self.hotline.desk.rules.now
+        if self.talk.second is None:
+            self.hotline.desk.join(
+                second_name(self.id), since, SecondInbox(self.inbox), wants=Wants(line="second_line", need=self._need())
+            )
+        self.line.within("second", since + rules.second_line.target_wait_s - self.hotline.clock())
+
+    def _need(self) -> str | None:
+        return self.progress.need.name.lower() if self.progress.need else None
+
+    def _second_due(self) -> Heard | None:
+        """Nobody was free in time; a phone that rings by then is waited for."""
+        if self.talk.second is not None:
+            self.line.within("second", SECOND_AGAIN_S)
+            return None
+        return Heard.SECOND_LATE
+
+    async def _leave_second_queue(self) -> None:
+        self.hotline.desk.leave(second_name(self.id))
+        self.line.clear("second")
+
+    async def _ring_second(self) -> None:
+        agent, self._reserved = self._reserved, None
+        if agent is not None:
+            await self.talk.ring_second(agent, self._display(), self.number or "anonymous")
+
+    async def _cancel_second(self) -> None:
+        await self.talk.cancel_second()
+
+    async def _release_second(self) -> None:
+        await self.talk.release_second(self.story.released_at or self.hotline.clock())
+
+    async def _hand_over(self) -> None:
+        await self.talk.hand_over()
+
+    def _second_due_at(self) -> float:
+        """When the second line must have answered, by its hours, counted from now."""
+        rules, at = self.hotline.desk.rules.now, self.story.state_since
+        opens = opening.next_opening(rules, self.hotline.settings.zone, at, "second_line") or at
+        return opens + rules.hours.answer_within_h * 3600
+
+    def _second_answers_by(self) -> tuple[str, ...]:
+        zone, catalogue = self.hotline.settings.zone, self.hotline.catalogue
+        today, due = (datetime.fromtimestamp(at, zone) for at in (self.story.state_since, self._second_due_at()))
+        year = "this" if due.year == today.year else "next"
+        return f"second-line-answers-{year}", *catalogue.date(due.date()), *catalogue.time(due.hour, due.minute)
+
+    async def _open_second_order(self) -> None:
+        """The second line answers later."""
+        orders.open_order(
+            self.hotline.ledger, kind=orders.Kind.SECOND_LINE, at=self.story.state_since, due_at=self._second_due_at(),
+            must_answer="second_line", call_id=self.id, name=f"second-{self.story.rows}", person=self.person,
+            need=self.progress.need, opened_by=self.talk.served_by or orders.HOTLINE,
+        )  # fmt: skip
+
     # ---------------------------------------------------------------- ending
 
     async def give_five_seconds(self) -> None:
@@ -623,9 +823,16 @@ class Call:
         self.line.clear_all()
         desk = self.hotline.desk
         desk.leave(self.id)
+        desk.leave(second_name(self.id))
         self.inbox.close()
-        agent = (self._release_agent,) if self.talk.is_joined else (self.talk.cancel, self.talk.free)
-        for tidy in (self.voice.hush, *agent, self.talk.take_down, partial(desk.forget, self.id)):
+        if self.progress.state is not State.ENDED:  # broken in the midst of it
+            self.hotline.ledger.write(*self._bill(self.progress.state, self.hotline.clock()))
+        let_go: list[Callable[[], Awaitable[None]]] = [self.talk.cancel_second, self.talk.free]
+        if self.talk.second is not None and self.talk.second.joined_at is not None:
+            let_go = [self._release_second]
+        let_go += [self._release_agent] if self.talk.is_joined else [self.talk.cancel, self.talk.free]
+        let_go += [self.talk.take_down, partial(desk.forget, self.id)]
+        for tidy in (self.voice.hush, self.selfservice.close, *let_go):
             try:
                 await tidy()
             except Exception:  # one thing left behind is no reason to leave the rest
@@ -638,13 +845,14 @@ class Call:
         waited_s = story.waited_s + (now - story.waiting_since if story.waiting_since is not None else 0.0)
         outcome = self.outcome or self._outcome()
         after_closing = now - story.closing_ended_at if story.closing_ended_at is not None else None
-        metrics = self.hotline.metrics
-        called_back = []
-        if outcome == "lost" and self.number is not None:  # before all others, in the same moment
-            called_back.append(models.Callback(id=self.id, at=now, number=self.number, reason="lost"))
-            metrics.callback_left()
+        if outcome == "lost" and cases.can_be_called(self.number):  # before all others, in the same moment
+            self.hotline.callbacks.asked(
+                models.Callback(
+                    id=self.id, at=now, number=self.number or "", reason="lost", role=self.progress.role.value
+                )
+            )
+        self._end_callback(outcome)
         self.hotline.ledger.write(
-            *called_back,
             models.Ending(
                 call_id=self.id,
                 at=now,
@@ -657,16 +865,24 @@ class Call:
                 after_closing_s=after_closing,
             ),
         )
-        short = outcome == "abandoned" and waited_s < SHORT_ABANDON_S
-        if waited_s and outcome in ("abandoned", "ceiling", "lost", "broken"):
-            metrics.queue_left("short_abandon" if short else cast(QueueResult, outcome), waited_s)
-        metrics.identity(self.progress.role.value, self._identity_result())
-        metrics.hung_up(self.hung_up_by, after_closing_s=after_closing)
-        metrics.call_ended("short_abandon" if short else outcome)
+        self._count(outcome, waited_s, after_closing)
         log.info(
             "call %s ended: %s, waited %.1f s, talked %.1f s, hung up by %s",
             self.id, outcome, waited_s, self.talk.talked_s, self.hung_up_by,
         )  # fmt: skip
+
+    def _count(self, outcome: Outcome, waited_s: float, after_closing: float | None) -> None:
+        metrics = self.hotline.metrics
+        short = outcome == "abandoned" and waited_s < SHORT_ABANDON_S
+        if waited_s and outcome in ("abandoned", "ceiling", "lost", "broken", "callback"):
+            metrics.queue_left("short_abandon" if short else cast(QueueResult, outcome), waited_s)
+        metrics.identity(self.progress.role.value, self._identity_result())
+        metrics.hung_up(self.hung_up_by, after_closing_s=after_closing)
+        metrics.call_ended("short_abandon" if short else outcome)
+
+    def _end_callback(self, outcome: Outcome) -> None:
+        """What the end of this call means for the person's callback."""
+        self.callmeback.ended(served=outcome == "handled")
 
     def _outcome(self) -> Outcome:
         story = self.story
@@ -676,6 +892,8 @@ class Call:
             return "handled"
         if story.at_ceiling:
             return "ceiling"
+        if story.callback_noted is not None:
+            return "callback"
         return "abandoned" if story.waiting_since is not None or story.waited_s else "left_in_menu"
 
     def _identity_result(self) -> Literal["proven", "failed", "skipped", "left"]:
@@ -694,25 +912,38 @@ class Call:
         catalogue = self.hotline.catalogue
         match do:
             case Do.ASK:
-                return QUESTIONS.get(self.progress.state, ())
+                asked = self.callmeback.words(self.person) if self.progress.state is State.CALLBACK_NUMBER else ()
+                return asked or QUESTIONS.get(self.progress.state, ())
+            case Do.SAY_TRANSFERRING:
+                kept = self.callmeback.open_one(self.person) is not None
+                return ("transferring", "callback-returned") if kept else ("transferring",)
+            case Do.SAY_CALLBACK_NOTED:
+                return ("callback-moved",) if self.callmeback.was_moved else ("callback-noted",)
             case Do.OFFER_OWN_NUMBER:
                 return self._own_number_offered()
+            case Do.SAY_SECOND_LATE:
+                return self._second_answers_by()
+            case Do.SAY_CLOSED:
+                return self.selfservice.closed_words(self.wanted_line)
+            case Do.SAY_CASES:
+                return self.selfservice.cases_words(verified=self.progress.verified)
             case Do.SAY_POSITION:
                 desk = self.hotline.desk
                 place = desk.position(self.id)
-                return catalogue.position(place), catalogue.wait(minutes(desk.expected_wait_s(self.id)))
+                words = catalogue.position(place), catalogue.wait(minutes(desk.expected_wait_s(self.id)))
+                return (*words, "callback-hint") if self.progress.state is State.WAITING else words
             case Do.SAY_AGENT_OPENING:
                 offer = self.talk.offer
                 if offer is None or offer.joined_at is None:
                     return ()
                 opening = catalogue.agent_opening(offer.agent) or "opening"
-                asked = catalogue.is_it(self.person.title, self.person.surname) if self.person else None
-                return (opening, asked) if asked else (opening,)
+                is_it = catalogue.is_it(self.person.title, self.person.surname) if self.person else None
+                return (opening, is_it) if is_it else (opening,)
         return None
 
     async def _say(self, prompts: tuple[str, ...]) -> None:
         """To the caller, or to both while they talk."""
-        bridge = self.talk.bridge  # also when the agent has left: what is said there is in the recording
+        bridge = self.talk.bridge if self.talk.hears_the_talk else None  # also when the agent has left
         both = bridge is not None and self.talk.offer is not None
         await self.voice.say(prompts, bridge, "both" if both else "caller")
 
@@ -769,11 +1000,22 @@ WORDS: dict[Do, tuple[str, ...]] = {
     Do.SAY_CANNOT_VERIFY: ("cannot-verify",),
     Do.SAY_CHECK_UNAVAILABLE: ("check-unavailable",),
     Do.SAY_INTERRUPTED: ("interrupted",),
-    Do.SAY_TRANSFERRING: ("transferring",),
+    Do.SAY_NOBODY_SIGNED_IN: ("nobody-signed-in",),
+    Do.SAY_LONGEST_WAIT: ("longest-wait",),
     Do.SAY_DISCLAIMER: ("disclaimer",),
     Do.SAY_CLOSING: ("closing",),
     Do.SAY_CEILING_NEAR: ("ceiling-near",),
+    Do.SAY_IDENTITY_FIRST: ("identity-first",),
+    Do.SAY_NO_STATUS: ("no-status",),
+    Do.SAY_CASES_UNAVAILABLE: ("status-unavailable",),
+    Do.SAY_LEAVE_MESSAGE: ("leave-message", "beep"),
+    Do.SAY_MESSAGE_EMPTY: ("message-empty", "beep"),
+    Do.SAY_MESSAGE_GIVEN_UP: ("message-given-up",),
+    Do.SAY_MESSAGE_FAILED: ("message-failed",),
+    Do.SAY_MESSAGE_NOTED: ("message-noted",),
     Do.LISTEN: (),
+    Do.SAY_TO_SECOND_LINE: ("transferring-second-line",),
+    Do.SAY_NOT_POSSIBLE: ("transfer-not-possible",),
 }
 """What is said in so many words, to the letter. SCR-1."""
 
@@ -785,6 +1027,8 @@ STUCK = {
     State.ADMITTING: Heard.RESUMED,
     State.FETCHING_CONTEXT: Heard.CONTEXT_FAILED,
     State.LEAVING: Heard.FIVE_SECONDS_PASSED,
+    State.LEAVING_MESSAGE: Heard.MESSAGE_FAILED,
+    **dict.fromkeys(SEEKING, Heard.RESUMED),
     **{state: Heard.NO_ENTRY for state in ASKING},
 }
 """What gets a call on from each state in which it waits for nothing."""
@@ -792,6 +1036,8 @@ STUCK = {
 DUE = {
     "ring": Heard.RANG_ENOUGH,
     "five": Heard.FIVE_SECONDS_PASSED,
+    "longest": Heard.LONGEST_WAIT_REACHED,
+    "message": Heard.MESSAGE_LEFT,
 }
 
 DOING: dict[Do, Callable[[Call], Awaitable[None]]] = {
@@ -801,6 +1047,12 @@ DOING: dict[Do, Callable[[Call], Awaitable[None]]] = {
     Do.CHECK_IDENTITY: Call._check_identity,
     Do.FETCH_CONTEXT: Call._fetch_context,
     Do.ADMIT: Call._admit,
+    Do.LOOK_UP_CASES: Call._look_up_cases,
+    Do.RECORD_MESSAGE: Call._record_message,
+    Do.TAKE_MESSAGE: Call._take_message,
+    Do.OFFER_CALLBACK_NUMBER: Call._offer_callback_number,
+    Do.TAKE_CALLBACK_NUMBER: Call._take_callback_number,
+    Do.NOTE_CALLBACK: Call.note_callback,
     Do.JOIN_QUEUE: Call._join_queue,
     Do.REJOIN_QUEUE: Call._join_queue,
     Do.LEAVE_QUEUE: Call._leave_queue,
@@ -814,4 +1066,15 @@ DOING: dict[Do, Callable[[Call], Awaitable[None]]] = {
     Do.RELEASE_AGENT: Call._release_agent,
     Do.GIVE_FIVE_SECONDS: Call.give_five_seconds,
     Do.HANG_UP: Call.hang_up,
+    Do.ARRANGE: Call._arrange,
+    Do.SEEK_SECOND: Call._seek_second,
+    Do.LEAVE_SECOND_QUEUE: Call._leave_second_queue,
+    Do.RING_SECOND: Call._ring_second,
+    Do.CANCEL_SECOND: Call._cancel_second,
+    Do.FREE_SECOND: Call._free_agent,
+    Do.PAUSE_SECOND: Call._pause_agent,
+    Do.WHISPER_SECOND: Call._whisper,
+    Do.RELEASE_SECOND: Call._release_second,
+    Do.HAND_OVER: Call._hand_over,
+    Do.OPEN_SECOND_ORDER: Call._open_second_order,
 }

@@ -1,5 +1,9 @@
 """The agents' legs of a call: offered, dialled, whispered to, joined with the caller, held, released.
 
+At most two agents are there: one who has the caller, and one of the second line who is asked, or who is to have the
+caller next. Who hears whom is a matter of who is in the talk's one bridge; whoever is not hears music. The desk holds
+the first agent for the call's id and the second for a name of its own (`second_name`).
+
 Every leg and bridge is named after the call and the number of the offer, so that a later controller finds it. What
 becomes of an offer is written down as it happens, and the desk is told what becomes of the agent.
 """
@@ -8,16 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import ceil
 from typing import Literal
 
 from ari_app.ari.errors import AllocationFailed, Conflict, Invalid, NotFound, RequestTimeout
-from ari_app.flow.keypad import AgentKeys
-from ari_app.flow.sop import Heard
+from ari_app.flow.billing import Company, Seat, Stretch, stretches, with_caller_s
+from ari_app.flow.keypad import AgentKeys, TransferTo
+from ari_app.flow.sop import Heard, State
 from ari_app.line import Line
 from ari_app.store import models
 from ari_app.voice import Voice
@@ -36,14 +41,26 @@ OFFER_ENDED: dict[Heard, OfferOutcome] = {
     Heard.AGENT_UNREACHABLE: "unreachable",
     Heard.AGENT_LEFT: "refused",
     Heard.AGENT_LOST: "refused",
+    Heard.SECOND_LEFT: "refused",
 }
 
 CAUSES = {16: Heard.AGENT_LEFT, 17: Heard.AGENT_BUSY, 18: Heard.AGENT_NO_ANSWER, 19: Heard.AGENT_NO_ANSWER,
           21: Heard.AGENT_REFUSED}  # fmt: skip
 """Hang-up causes of a phone that was offered a call. Source: ITU-T Q.850; 486 → 17, 603 → 21, 480 and timeout → 19."""
 
-AGENT_CODES = {"5": Heard.DISCLAIMER_ASKED, "6": Heard.CLOSING_ASKED}
+AGENT_CODES = {
+    "0": Heard.BACK_ASKED,
+    "1": Heard.CONSULT_ASKED,
+    "2": Heard.SWAP_ASKED,
+    "3": Heard.THREE_WAY_ASKED,
+    "4": Heard.HAND_OVER_ASKED,
+    "5": Heard.DISCLAIMER_ASKED,
+    "6": Heard.CLOSING_ASKED,
+}
 """What an agent in talk keys after a star."""
+TRANSFER_KEY = "7"
+SECOND_CODES = {"5": Heard.DISCLAIMER_ASKED}
+"""What the second line may key, too."""
 
 
 def offer_channel(call_id: str, n: int) -> str:
@@ -55,6 +72,11 @@ def talk_bridge(call_id: str, n: int) -> str:
     return f"{call_id}~bridge-{n}"
 
 
+def second_name(call_id: str) -> str:
+    """What the desk holds an agent of the second line for, and seeks one for."""
+    return f"{call_id}~second"
+
+
 @dataclass
 class Offer:
     """An agent's phone that was offered this call. Moments are Unix seconds."""
@@ -63,14 +85,36 @@ class Offer:
     agent: str
     channel: str
     at: float
+    held_for: str
+    """The call's id, or its second name while the agent is of the second line."""
     dialled: bool = False
     answered_at: float | None = None
     joined_at: float | None = None
     left: bool = False
+    transferred: bool = False
+    """Another agent had the caller before."""
+    talked_s: float = 0.0
+    waited_s: float = 0.0
+    """Spent in the talk, hearing music."""
+    held_s: float = 0.0
+    held_since: float | None = None
+    keys: AgentKeys = field(default_factory=AgentKeys)
+
+    def add(self, one: Stretch) -> None:
+        """Bills `one` to this agent."""
+        if one.company is Company.NOBODY:
+            self.waited_s += one.seconds
+        else:
+            self.talked_s += one.seconds
+
+    def end_hold(self, at: float) -> None:
+        if self.held_since is not None:
+            self.held_s += at - self.held_since
+            self.held_since = None
 
 
 class Talk:
-    """One call's agents: at most one of them at a time is offered it, or talks with the caller."""
+    """One call's agents."""
 
     def __init__(self, line: Line, voice: Voice) -> None:
         self._line = line
@@ -78,42 +122,73 @@ class Talk:
         self._client = line.hotline.client
         self._voice = voice
         self.offer: Offer | None = None
+        """Who has the caller, or is offered the call."""
+        self.second: Offer | None = None
+        """Who is consulted, or is to have the caller next."""
         self.bridge: str | None = None
         self.offers = 0
         """How many of them there were: the last one's number."""
+        self.placed = False
+        """We call somebody: nobody left the queue for it."""
         self.served_by: str | None = None
         """The agent who talked with the caller last."""
         self.talked_s = 0.0
-        self._keys = AgentKeys(AGENT_CODES)
+        """Of the caller, with anybody."""
         self._let_go: Offer | None = None
-        self._parting: Offer | None = None
-        self._held_since: float | None = None
-        self._held_s = 0.0
+        self._parting: list[Offer] = []
+        self._inside: set[str] = set()
+        """Channels in the bridge."""
+        self._hear_music: set[str] = set()
+        """Agents' channels that do."""
 
-    def take_up(self, *, offers: int, offer: Offer | None, served_by: str | None, talked_s: float) -> None:
-        """Goes on where another controller stopped."""
-        self.offers, self.offer, self.served_by, self.talked_s = offers, offer, served_by, talked_s
+    def take_up(
+        self,
+        *,
+        offers: int,
+        offer: Offer | None,
+        second: Offer | None,
+        served_by: str | None,
+        talked_s: float,
+        bridges: Mapping[str, Collection[str]],
+    ) -> None:
+        """Goes on where another controller stopped; `bridges`: what is there of this call, with its channels."""
+        self.offers, self.offer, self.second = offers, offer, second
+        self.served_by, self.talked_s = served_by, talked_s
+        for one in self._legs():
+            self._give_keys(one)
+        names = (talk_bridge(self._line.id, n) for n in range(offers, 0, -1))
+        self.bridge = next((name for name in names if name in bridges), None)
+        self._inside = set(bridges[self.bridge]) if self.bridge is not None else set()
 
-    def find_bridge(self, bridges: Collection[str]) -> None:
-        """The last talk's, if it is one of `bridges`."""
-        bridge = talk_bridge(self._line.id, self.offers)
-        self.bridge = bridge if self.offers and bridge in bridges else None
+    @property
+    def legs(self) -> frozenset[str]:
+        """Channels of the agents who are there."""
+        return frozenset(one.channel for one in self._legs())
+
+    def is_inside(self, *channels: str) -> bool:
+        """Whether these are in the bridge."""
+        return self._inside.issuperset(channels)
+
+    def _legs(self) -> Iterator[Offer]:
+        yield from (one for one in (self.offer, self.second) if one is not None)
+
+    def _leg(self, channel: str) -> Offer | None:
+        return next((one for one in self._legs() if one.channel == channel), None)
+
+    def _give_keys(self, offer: Offer) -> None:
+        offer.keys = AgentKeys(SECOND_CODES) if offer is self.second else AgentKeys(AGENT_CODES, transfer=TRANSFER_KEY)
 
     # ---------------------------------------------------------------- hearing
 
-    def is_agent(self, channel: str) -> bool:
-        return self.offer is not None and channel == self.offer.channel
-
-    def key(self, channel: str, key: str) -> Heard | None:
-        """A key of the agent's; None unless it completes a code."""
-        if not self.is_agent(channel):
-            return None
-        code = self._keys.press(key)
-        return code if isinstance(code, Heard) else None
+    def key(self, channel: str, key: str) -> Heard | TransferTo | None:
+        """A key of an agent's; None unless it completes a code."""
+        offer = self._leg(channel)
+        code = offer.keys.press(key) if offer is not None else None
+        return code if isinstance(code, Heard | TransferTo) else None
 
     def answered(self, channel: str) -> Heard | None:
-        offer = self.offer
-        if offer is None or channel != offer.channel or offer.answered_at is not None:
+        offer = self._leg(channel)
+        if offer is None or offer.answered_at is not None:
             return None
         offer.answered_at = self._now()
         self._house.metrics.agent_answered(offer.agent, offer.answered_at - offer.at)
@@ -122,72 +197,90 @@ class Talk:
 
     def gone(self, channel: str, cause: int, *, talking: bool) -> Heard | None:
         """The leg `channel` ended with hang-up cause `cause`; `talking`: agent and caller were to be joined."""
-        offer = self.offer
-        if offer is None or channel != offer.channel:
+        offer = self._leg(channel)
+        if offer is None:
             return None
         offer.left = True
-        if offer.answered_at is not None:
-            return Heard.AGENT_LOST if talking and offer.joined_at is None else Heard.AGENT_LEFT
-        rang_out = self._now() - offer.at >= self._house.settings.queue.offer_timeout_s - 0.5
-        return Heard.AGENT_NO_ANSWER if rang_out else CAUSES.get(cause, Heard.AGENT_UNREACHABLE)
+        self._inside.discard(channel)
+        if offer.answered_at is None:
+            rang_out = self._now() - offer.at >= self._house.settings.queue.offer_timeout_s - 0.5
+            heard = Heard.AGENT_NO_ANSWER if rang_out else CAUSES.get(cause, Heard.AGENT_UNREACHABLE)
+        else:
+            heard = Heard.AGENT_LOST if talking and offer.joined_at is None else Heard.AGENT_LEFT
+        return Heard.SECOND_LEFT if offer is self.second and heard is Heard.AGENT_LEFT else heard
 
     def missed(
         self, channels: Mapping[str, str], at: float, *, away: bool, offering: bool, talking: bool
     ) -> Heard | None:
-        """What became of the leg unheard. `channels`: what is there now, with states; what was offered after `at` is
+        """What became of a leg unheard. `channels`: what is there now, with states; what was offered after `at` is
         not judged. `away`: the link was down. `offering`, `talking`: what the call is at.
         """
-        offer = self.offer
-        if offer is None or offer.left or offer.at >= at:
-            return None
-        if offer.channel not in channels:
-            offer.left = True
-            return Heard.OFFER_LOST if offer.answered_at is None else self.gone(offer.channel, 0, talking=talking)
-        if away and not offer.dialled:  # its coming was missed
-            return Heard.OFFER_LOST
-        if channels[offer.channel] == "Up" and offering:
-            return self.answered(offer.channel) or Heard.AGENT_ANSWERED
+        for offer in self._legs():
+            if offer.left or offer.at >= at:
+                continue
+            if offer.channel not in channels:
+                offer.left = True
+                return Heard.OFFER_LOST if offer.answered_at is None else self.gone(offer.channel, 0, talking=talking)
+            if away and not offer.dialled:  # its coming was missed
+                return Heard.OFFER_LOST
+            if channels[offer.channel] == "Up" and offering and offer.joined_at is None and offer is self._offered:
+                return self.answered(offer.channel) or self._answered_already(offer)
         return None
 
+    @property
+    def _offered(self) -> Offer | None:
+        return self.second or self.offer
+
+    def _answered_already(self, offer: Offer) -> Heard | None:
+        """What was heard and not acted on; a whisper that is under way will end."""
+        return None if self._voice.whispered is not None else Heard.AGENT_ANSWERED
+
     def hold(self, channel: str) -> None:
-        if self.is_agent(channel):
-            self._held_since = self._now()
+        offer = self._leg(channel)
+        if offer is not None:
+            offer.held_since = self._now()
 
     def unhold(self, channel: str) -> None:
-        if self.is_agent(channel):
-            self._end_hold()
-
-    def _end_hold(self) -> None:
-        if self._held_since is not None:
-            self._held_s += self._now() - self._held_since
-            self._held_since = None
+        offer = self._leg(channel)
+        if offer is not None:
+            offer.end_hold(self._now())
 
     # ---------------------------------------------------------------- the offer
 
     async def ring(self, agent: str, display: str, number: str) -> None:
         """Offers the call to `agent`, whose phone will show `display` and the caller's `number`."""
+        self.offer = self._new_offer(agent, self._line.id)
+        await self._ring(self.offer, display, number)
+
+    async def ring_second(self, agent: str, display: str, number: str) -> None:
+        """The same for `agent` of the second line."""
+        self.second = self._new_offer(agent, second_name(self._line.id))
+        await self._ring(self.second, display, number)
+
+    def _new_offer(self, agent: str, held_for: str) -> Offer:
         self.offers += 1
-        channel = offer_channel(self._line.id, self.offers)
-        self.offer = Offer(self.offers, agent, channel, self._now())
-        self._keys = AgentKeys(AGENT_CODES)
-        self._write_event("offered", self.offer)
+        return Offer(self.offers, agent, offer_channel(self._line.id, self.offers), self._now(), held_for)
+
+    async def _ring(self, offer: Offer, display: str, number: str) -> None:
+        self._give_keys(offer)
+        self._write_event("offered", offer)
         try:
             # Not originate: what is originated, and answered while no controller is there, is hung up.
             await self._client.channels.create(
-                channelId=channel,
-                endpoint=f"PJSIP/{self._house.desk.phone_of(agent)}",
+                channelId=offer.channel,
+                endpoint=f"PJSIP/{self._house.desk.phone_of(offer.agent)}",
                 app=self._client.app,
-                appArgs=f"offer,{self._line.id},{self.offers}",
+                appArgs=f"offer,{self._line.id},{offer.n}",
                 variables={"CONNECTEDLINE(name)": display, "CONNECTEDLINE(num)": number},
             )
         except (AllocationFailed, NotFound, Conflict):
-            self.offer.left = True
+            offer.left = True
             self._line.inbox.put(Heard.AGENT_UNREACHABLE)
 
     async def dial(self, channel: str) -> None:
         """The offer's channel has come to us, and only now can it be dialled."""
-        offer = self.offer
-        if offer is not None and offer.channel == channel:
+        offer = self._leg(channel)
+        if offer is not None:
             timeout_s = ceil(self._house.settings.queue.offer_timeout_s)
             try:
                 await self._client.channels.dial(channelId=channel, timeout=timeout_s)
@@ -199,28 +292,41 @@ class Talk:
 
     def rings(self, channel: str) -> None:
         """The agent's phone says that it rings."""
-        if self.offer is not None and channel == self.offer.channel:
-            self._house.desk.rings(self._line.id, self.offer.agent)
+        offer = self._leg(channel)
+        if offer is not None:
+            self._house.desk.rings(offer.held_for, offer.agent)
 
     async def whisper(self, prompt: str) -> None:
-        if self.offer is not None:
-            await self._voice.whisper(prompt, self.offer.channel)
+        """To whoever has just answered."""
+        offer = self._offered
+        if offer is not None:
+            await self._voice.whisper(prompt, offer.channel)
 
     async def cancel(self) -> None:
         """The agent's phone stops ringing, or is let go; what becomes of the agent: ``free()`` or ``pause()``."""
         if self.offer is not None:
             self._let_go, self.offer = self.offer, None
         if self._let_go is not None:
-            await self._voice.stop_whisper()
-            await self._hang_up(self._let_go)
+            await self._stop_offer(self._let_go)
             await self.take_down()
+
+    async def cancel_second(self) -> None:
+        """The same for the second line; the talk goes on."""
+        if self.second is not None:
+            self._let_go, self.second = self.second, None
+        if self._let_go is not None:
+            await self._stop_offer(self._let_go)
+
+    async def _stop_offer(self, offer: Offer) -> None:
+        await self._voice.stop_whisper()
+        await self._hang_up(offer)
 
     async def free(self) -> None:
         """The offer ended for the caller's reasons."""
         offer, self._let_go = self._let_go, None
         if offer is not None:
             self._end_offer(offer, "caller_left")
-            await self._house.desk.withdraw(self._line.id, offer.agent)
+            await self._house.desk.withdraw(offer.held_for, offer.agent)
 
     async def pause(self, heard: Heard | None) -> None:
         """RONA: the agent did not take the offer, as `heard` tells."""
@@ -228,16 +334,17 @@ class Talk:
         if offer is not None:
             await self._not_taken(offer, heard, written=False)
 
-    async def was_not_taken(self, n: int, agent: str, heard: Heard, *, written: bool) -> None:
+    async def was_not_taken(self, n: int, agent: str, heard: Heard, *, written: bool, second: bool) -> None:
         """Offer `n` ended so, and its agent was still to be paused; `written`: its end is in the ledger."""
-        await self._not_taken(Offer(n, agent, offer_channel(self._line.id, n), self._now()), heard, written)
+        held_for = second_name(self._line.id) if second else self._line.id
+        await self._not_taken(Offer(n, agent, offer_channel(self._line.id, n), self._now(), held_for), heard, written)
 
     async def _not_taken(self, offer: Offer, heard: Heard | None, written: bool) -> None:
         why = OFFER_ENDED.get(heard, "refused") if heard is not None else "refused"
         if not written:
             self._end_offer(offer, why)
             self._house.metrics.rona(offer.agent)
-        await self._house.desk.did_not_answer(self._line.id, offer.agent, why)
+        await self._house.desk.did_not_answer(offer.held_for, offer.agent, why)
 
     def _end_offer(self, offer: Offer, outcome: OfferOutcome) -> None:
         self._write_event(outcome, offer)
@@ -258,21 +365,17 @@ class Talk:
         await self._voice.hush()
         await self._voice.stop_music()
         await self._voice.stop_whisper()
-        bridge = talk_bridge(self._line.id, offer.n)
-        if self.bridge != bridge:
-            await self.take_down()  # of an earlier talk
-            with suppress(Conflict):  # made just before the link broke
-                await self._client.bridges.create(bridgeId=bridge, type="mixing,dtmf_events", name=bridge)
-            self.bridge = bridge
+        await self._meet_in(talk_bridge(self._line.id, offer.n))
         try:
-            await self._client.bridges.addChannel(bridgeId=bridge, channel=[offer.channel])
+            await self._client.bridges.addChannel(bridgeId=self.bridge or "", channel=[offer.channel])
         except (NotFound, Conflict, Invalid) as error:  # hung up in this moment: the caller waits on, and never knew
             log.info("call %s: agent %s was gone at the join: %s", self._line.id, offer.agent, error)
             offer.left = True
             self._line.inbox.put(Heard.AGENT_LOST)
             return
         with self._line.gone_is_hung_up():
-            await self._client.bridges.addChannel(bridgeId=bridge, channel=[self._line.id])
+            await self._client.bridges.addChannel(bridgeId=self.bridge or "", channel=[self._line.id])
+        self._inside = {self._line.id, offer.channel}
         await asyncio.sleep(SETTLES_S)
         await self.joined(offer, self._now(), waited_s)
 
@@ -280,34 +383,163 @@ class Talk:
         """Caller and agent hear each other since `at` (Unix seconds)."""
         again, offer.joined_at = offer.joined_at is not None, offer.joined_at or at
         self.served_by = offer.agent
-        await self._house.desk.talks(self._line.id, offer.agent)
+        await self._house.desk.talks(offer.held_for, offer.agent)
         if again:
             return
         self._write_event("joined", offer)
         self._house.metrics.offer_ended(offer.agent, "answered")
-        self._house.metrics.queue_left("answered", waited_s)
+        if not offer.transferred and not self.placed:
+            self._house.metrics.queue_left("answered", waited_s)
+
+    async def sit_down(self) -> None:
+        """The agent goes into the bridge first, and hears whoever comes."""
+        offer = self.offer
+        if offer is None:
+            return
+        await self._voice.stop_whisper()
+        await self._meet_in(talk_bridge(self._line.id, offer.n))
+        with self._line.gone_is_hung_up(None):  # the agent's end is heard as such
+            await self._client.bridges.addChannel(bridgeId=self.bridge or "", channel=[offer.channel])
+        self._inside.add(offer.channel)
+
+    async def let_caller_in(self) -> None:
+        """To the agent who sits there, also before the answer. Raises NotFound, Conflict, Invalid."""
+        if self._line.id not in self._inside:
+            await self._client.bridges.addChannel(bridgeId=self.bridge or "", channel=[self._line.id])
+            self._inside.add(self._line.id)
+
+    async def _meet_in(self, bridge: str) -> None:
+        """The one bridge of the talk from now on."""
+        if self.bridge != bridge:
+            await self.take_down()  # of an earlier talk
+            with suppress(Conflict):  # made just before the link broke
+                await self._client.bridges.create(bridgeId=bridge, type="mixing,dtmf_events", name=bridge)
+            self.bridge = bridge
+
+    async def arrange(self, together: frozenset[Seat]) -> None:
+        """Those who sit `together` hear each other from now on, the others music. What is so already stays."""
+        offer, second = self.offer, self.second
+        if offer is None:
+            return
+        seats = {Seat.CALLER: self._line.id, Seat.AGENT: offer.channel}
+        if second is not None:
+            seats[Seat.SECOND] = second.channel
+        if self._voice.speech is not None and self._voice.speech.side == "caller":
+            await self._voice.hush()
+        await self._meet_in(self.bridge or talk_bridge(self._line.id, offer.n))
+        for seat, channel in seats.items():
+            if seat not in together:
+                await self._put_aside(channel)
+        for seat, channel in seats.items():
+            if seat in together:
+                await self._let_in(channel)
+        if second is not None and Seat.SECOND in together and second.joined_at is None:
+            second.joined_at = self._now()
+            self._write_event("joined", second)
+            self._house.metrics.offer_ended(second.agent, "answered")
+            await self._house.desk.talks(second.held_for, second.agent)
+        if Seat.CALLER in together:
+            await self._house.desk.returns(self._line.id, offer.agent)
+        else:
+            await self._house.desk.consults(self._line.id, offer.agent)
+
+    async def _put_aside(self, channel: str) -> None:
+        if channel in self._inside:
+            with self._line.gone_is_hung_up(None):
+                await self._client.bridges.removeChannel(bridgeId=self.bridge or "", channel=[channel])
+            self._inside.discard(channel)
+        if channel == self._line.id:
+            await self._voice.start_music()
+        elif channel not in self._hear_music:
+            with self._line.gone_is_hung_up(None):
+                await self._client.channels.startMoh(channelId=channel, mohClass="sanling")
+            self._hear_music.add(channel)
+
+    async def _let_in(self, channel: str) -> None:
+        if channel not in self._inside:
+            if channel == self._line.id:
+                self._voice.music_may_play()
+                await self._voice.stop_music()
+            else:
+                self._hear_music.discard(channel)
+                with self._line.gone_is_hung_up(None):
+                    await self._client.channels.stopMoh(channelId=channel)
+            with self._line.gone_is_hung_up(None):  # whoever is gone, is heard of as such
+                await self._client.bridges.addChannel(bridgeId=self.bridge or "", channel=[channel])
+            self._inside.add(channel)
+
+    async def hand_over(self) -> None:
+        """The second line's agent has the caller from now on; who had it before was released."""
+        offer = self.second
+        if offer is None:
+            return
+        await self._house.desk.talks(offer.held_for, offer.agent)
+        await self._house.desk.takes_over(offer.held_for, self._line.id, offer.agent)
+        offer.held_for, offer.transferred = self._line.id, True
+        self.offer, self.second = offer, None
+        self._give_keys(offer)
+        if offer.joined_at is not None:
+            self.served_by = offer.agent
+
+    def bill(self, state: State, since: float, until: float, n: int) -> list[models.TalkTime]:
+        """Rows of who talked with whom in `state`, which was left in step `n`; each agent's time is added up."""
+        billed = stretches(state, since, until, self._joined())
+        seats = {Seat.AGENT: self.offer, Seat.SECOND: self.second}
+        rows = []
+        for one in billed:
+            offer = seats[one.seat]
+            if offer is not None:
+                offer.add(one)
+                rows.append(
+                    models.TalkTime(
+                        call_id=self._line.id, n=n, agent=offer.agent, company=one.company.value, at=one.begin,
+                        until=one.end,
+                    )
+                )  # fmt: skip
+        self.talked_s += with_caller_s(billed)
+        return rows
+
+    def _joined(self) -> dict[Seat, float]:
+        legs = {Seat.AGENT: self.offer, Seat.SECOND: self.second}
+        return {seat: one.joined_at for seat, one in legs.items() if one is not None and one.joined_at is not None}
 
     async def release(self, until: float, line: str | None = None) -> None:
         """The agent goes to wrap-up, as long as is usual for `line`, having talked `until` then; the caller, if still
-        there, is alone again.
+        there, is alone again or with the second line.
         """
         if self.offer is not None:
-            offer = self._parting = self.offer
+            self._parting.append(self.offer)
             self.offer = None
-            self._end_hold()
-            held, self._held_s = self._held_s, 0.0
-            talked = until - (offer.joined_at or until)
-            self.talked_s += talked
-            await self._house.desk.wraps_up(self._line.id, offer.agent, talked - held, held, since=until, line=line)
-        if self._parting is not None:
+        await self._part(until, line)
+
+    async def release_second(self, until: float) -> None:
+        """The same for the second line; the talk goes on."""
+        if self.second is not None:
+            self._parting.append(self.second)
+            self.second = None
+        await self._part(until, "second_line")
+
+    async def _part(self, until: float, line: str | None) -> None:
+        for offer in list(self._parting):
+            offer.end_hold(self._now())
+            held = offer.held_s + offer.waited_s
+            await self._house.desk.wraps_up(
+                offer.held_for, offer.agent, offer.talked_s - offer.held_s, held, since=until, line=line
+            )
             await self._voice.hush()
-            await self._hang_up(self._parting)
-            self._parting = None
+            await self._hang_up(offer)
+            self._inside.discard(offer.channel)
+            self._parting.remove(offer)
 
     @property
     def is_joined(self) -> bool:
         """Whether an agent who talked with the caller is still to be released."""
-        return self._parting is not None or (self.offer is not None and self.offer.joined_at is not None)
+        return bool(self._parting) or (self.offer is not None and self.offer.joined_at is not None)
+
+    @property
+    def hears_the_talk(self) -> bool:
+        """Whether the caller is in the bridge."""
+        return self.bridge is not None and self._line.id in self._inside
 
     async def take_down(self) -> None:
         """The bridge goes; whoever is in it stays."""
@@ -320,6 +552,7 @@ class Talk:
                 with self._line.gone_is_hung_up(None):
                     await leave()
             self.bridge = None
+            self._inside.clear()
 
     async def _hang_up(self, offer: Offer) -> None:
         if not offer.left:

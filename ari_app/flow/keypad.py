@@ -94,15 +94,33 @@ class Keypad:
         return Keyed.ENTERED if self.entry.accepts(keys) else Keyed.INVALID
 
 
+@dataclass(frozen=True)
+class TransferTo:
+    """An agent wants to transfer the call: the number of a line or of an agent, as keyed."""
+
+    keys: str
+
+
 @dataclass
 class AgentKeys:
-    """Feature codes an agent presses in talk: ``*5`` and ``*6``."""
+    """Feature codes an agent presses in talk: a star and a key (``*5``); or, to transfer, ``*7``, a number and ``#``."""
 
     codes: Mapping[str, object] = field(default_factory=dict)
+    transfer: str = ""
+    """The key that begins a transfer; empty: there is none."""
     _star: bool = False
+    _to: str | None = None
 
     def press(self, key: str) -> object | None:
-        """The code that `key` completes, or None."""
+        """The code that `key` completes, a `TransferTo`, or None."""
+        if self._to is not None and key.isdigit():
+            self._to = (self._to + key)[:LONGEST_KEPT]
+            return None
+        to, self._to = self._to, None
+        if to and key == "#":
+            return TransferTo(to)
         code = self.codes.get(key) if self._star else None
+        if self._star and key == self.transfer:
+            self._to = ""
         self._star = key == "*"
         return code

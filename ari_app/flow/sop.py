@@ -53,6 +53,17 @@ class State(Enum):
     TRANSFERRING_TO_AGENT = "转指定座席"
     CLOSING = "结束语"
     LEAVING = "等待挂机"
+    AFTER_HOURS = "非工作时间"
+    SELF_SERVICE = "自助查询"
+    LEAVING_MESSAGE = "留言"
+    CALLBACK_OFFERED = "队列已满：建议回电"
+    CALLBACK_NUMBER = "回电：核对号码"
+    CALLBACK_ENTRY = "回电：输入号码"
+    CALLBACK_WINDOW = "回电：选择时段"
+    CALLING_AGENT = "外呼：呼叫座席"
+    BRIEFING = "外呼：座席耳语"
+    CALLING_OUT = "外呼：呼叫对方"
+    NOT_REACHED = "外呼：未接通"
     OVERTIME = "超时结束语"
     ENDED = "结束"
 
@@ -119,6 +130,34 @@ class Heard(Enum):
     CEILING_REACHED = "到通话上限"
     HUNG_UP = "来电人挂机"
     LINE_LOST = "线路中断"
+    CLOSED_NOW = "不在工作时间"
+    WANTS_CASE_STATUS = "要查案件进展"
+    IDENTITY_WANTED = "尚未核身"
+    IDENTITY_REFUSED = "不能再核身"
+    PROVEN_OUTSIDE_HOURS = "非工作时间核身通过"
+    UNPROVEN_OUTSIDE_HOURS = "非工作时间核身未成"
+    CASES_FOUND = "查到案件进展"
+    CASES_UNAVAILABLE = "案件进展不可用"
+    HEAR_AGAIN = "再听一遍"
+    GO_BACK = "返回"
+    WANTS_TO_LEAVE_MESSAGE = "要留言"
+    MESSAGE_LEFT = "留言结束"
+    MESSAGE_EMPTY = "留言无声"
+    MESSAGE_FAILED = "无法录音"
+    QUEUE_FULL = "队列已满"
+    NOBODY_SIGNED_IN = "无座席在线"
+    LONGEST_WAIT_REACHED = "到最长等待时间"
+    WANTS_CALLBACK = "要回电"
+    NUMBER_RIGHT = "回电号码正确"
+    SAID_ANY_TIME = "随时可回电"
+    SAID_MORNING = "上午回电"
+    SAID_AFTERNOON = "下午回电"
+    CALL_PLACED = "发起外呼"
+    OUTSIDE_ANSWERED = "对方接听"
+    OUTSIDE_BUSY = "对方忙线"
+    OUTSIDE_NO_ANSWER = "对方无人接听"
+    OUTSIDE_REFUSED = "对方拒接"
+    OUTSIDE_UNREACHABLE = "对方无法接通"
     RESUMED = "控制程序恢复"
     JOIN_CUT = "接通时中断"
 
@@ -176,6 +215,29 @@ class Do(Enum):
     GIVE_FIVE_SECONDS = "等待五秒"
     SAY_CEILING_NEAR = "提示还有一分钟"
     HANG_UP = "挂机"
+    SAY_CLOSED = "提示非工作时间"
+    SAY_IDENTITY_FIRST = "提示先核身"
+    SAY_NO_STATUS = "提示不能告知案件"
+    LOOK_UP_CASES = "查案件进展"
+    SAY_CASES = "播报案件进展"
+    SAY_CASES_UNAVAILABLE = "提示案件进展不可用"
+    SAY_LEAVE_MESSAGE = "请留言并响提示音"
+    RECORD_MESSAGE = "录下留言"
+    TAKE_MESSAGE = "留言存档并派单"
+    SAY_MESSAGE_EMPTY = "提示没有听到并再响提示音"
+    SAY_MESSAGE_GIVEN_UP = "提示没有听到留言"
+    SAY_MESSAGE_FAILED = "提示无法留言"
+    SAY_MESSAGE_NOTED = "提示留言已收到"
+    SAY_NOBODY_SIGNED_IN = "提示无座席在线"
+    SAY_LONGEST_WAIT = "提示等待已久并建议回电"
+    OFFER_CALLBACK_NUMBER = "读出回电号码"
+    TAKE_CALLBACK_NUMBER = "记下回电号码"
+    NOTE_CALLBACK = "登记回电"
+    SAY_CALLBACK_NOTED = "提示回电已登记"
+    CALL_OUT = "呼叫对方"
+    MEET = "与对方接通"
+    TELL_NOT_REACHED = "告知座席未接通"
+    GIVE_UP_CALLING = "不再呼叫对方"
 
 
 QUESTIONS: dict[State, tuple[str, ...]] = {
@@ -190,6 +252,12 @@ QUESTIONS: dict[State, tuple[str, ...]] = {
     State.PARTY_CASE: ("ask-case",),
     State.PARTY_NAME: ("ask-name",),
     State.ASKING_NEED: ("ask-need",),
+    State.AFTER_HOURS: ("ask-after-hours",),
+    State.SELF_SERVICE: ("ask-again",),
+    State.CALLBACK_OFFERED: ("queue-full",),
+    State.CALLBACK_NUMBER: ("callback-number-is", "callback-confirm"),
+    State.CALLBACK_ENTRY: ("callback-ask-number",),
+    State.CALLBACK_WINDOW: ("callback-ask-window",),
 }
 """What each asking state says: ids of the approved wording. SCR-1."""
 
@@ -201,10 +269,20 @@ MENUS: dict[State, dict[str, Heard]] = {
     State.ASKING_NEED: {
         "1": Heard.SAID_MILESTONE, "2": Heard.SAID_MATERIAL, "3": Heard.SAID_TIME, "4": Heard.SAID_PRESSING,
     },
+    State.AFTER_HOURS: {
+        "1": Heard.WANTS_CASE_STATUS, "2": Heard.WANTS_TO_LEAVE_MESSAGE, "3": Heard.WANTS_CALLBACK,
+    },
+    State.SELF_SERVICE: {"1": Heard.HEAR_AGAIN, "2": Heard.GO_BACK},
+    State.WAITING: {"1": Heard.WANTS_CALLBACK},
+    State.CALLBACK_OFFERED: {"1": Heard.WANTS_CALLBACK},
+    State.CALLBACK_NUMBER: {"1": Heard.NUMBER_RIGHT, "2": Heard.OTHER_NUMBER},
+    State.CALLBACK_WINDOW: {"1": Heard.SAID_ANY_TIME, "2": Heard.SAID_MORNING, "3": Heard.SAID_AFTERNOON},
     State.CLOSING: {},
     State.LEAVING: {},
 }  # fmt: skip
-"""States in which one key is an answer. 0 is a person in all of them, and in the entries below."""
+"""States in which one key is an answer. 0 is a person in all of them, and in the entries below; who waits has asked for
+one already.
+"""
 
 ENTRIES: dict[State, Entry] = {
     State.LAWYER_FIRM: Entry(2, 24, keys=LETTER_KEYS),
@@ -214,6 +292,7 @@ ENTRIES: dict[State, Entry] = {
     State.PARTY_MOBILE: Entry(11, 11, first="1"),
     State.PARTY_CASE: Entry(5, 5),
     State.PARTY_NAME: Entry(2, 12, keys=LETTER_KEYS),
+    State.CALLBACK_ENTRY: Entry(10, 12, first="01"),
 }
 """States in which several keys, ended by #, are an answer. SOP-2."""
 
@@ -237,9 +316,15 @@ NEEDS: dict[Heard, Need] = {
 
 ANYWHERE = tuple(state for state in State if state is not State.ENDED)
 ASKING = tuple(QUESTIONS)
-IDENTIFYING = tuple(state for state in ASKING if state not in (State.ASKING_ROLE, State.ASKING_NEED))
+OFFERING_CALLBACK = (State.CALLBACK_OFFERED, State.CALLBACK_NUMBER, State.CALLBACK_ENTRY, State.CALLBACK_WINDOW)
+NOT_IDENTIFYING = (
+    State.ASKING_ROLE, State.ASKING_NEED, State.AFTER_HOURS, State.SELF_SERVICE, *OFFERING_CALLBACK,
+)  # fmt: skip
+IDENTIFYING = tuple(state for state in ASKING if state not in NOT_IDENTIFYING)
 QUEUED = (State.WAITING, State.OFFERING, State.WHISPERING)
-UNTIMED = (State.RINGING, State.FETCHING_CONTEXT, State.CLOSING, State.LEAVING, State.OVERTIME)
+PLACING = (State.CALLING_AGENT, State.BRIEFING, State.CALLING_OUT, State.NOT_REACHED)
+"""States of a call that we place, before both are on the line."""
+UNTIMED = (State.RINGING, State.FETCHING_CONTEXT, State.CLOSING, State.LEAVING, State.OVERTIME, *PLACING)
 """States that are over in seconds by themselves: the ceiling on the whole call waits for the next one."""
 
 CONSULTED = (State.CONSULTING, State.CONSULT_SWAPPED, State.THREE_WAY)
@@ -269,7 +354,21 @@ LET_GO: dict[State, tuple[Do, ...]] = {
     **dict.fromkeys((State.TRANSFERRING, State.TRANSFERRING_TO_AGENT), NO_SECOND),
 }
 """Of the second line, when the caller is gone or the call has lasted long enough."""
+TO_CALLBACK: Row = (State.CLOSING, (Do.NOTE_CALLBACK, Do.SAY_CALLBACK_NOTED, Do.SAY_CLOSING, Do.LISTEN))
+NOT_PLACED: Row = (State.ENDED, (Do.CANCEL_OFFER, Do.FREE_AGENT))
+"""A call that we place comes to nothing: its agent is free."""
 UNVERIFIED: Row = (State.ASKING_NEED, (Do.SAY_CANNOT_VERIFY, Do.ASK))
+
+GONE: dict[State, Row] = {
+    **dict.fromkeys(ANYWHERE, (State.ENDED, ())),
+    State.WAITING: (State.ENDED, (Do.LEAVE_QUEUE,)),
+    State.OFFERING: (State.ENDED, (Do.CANCEL_OFFER, Do.FREE_AGENT, Do.LEAVE_QUEUE)),
+    State.WHISPERING: (State.ENDED, (Do.CANCEL_OFFER, Do.FREE_AGENT, Do.LEAVE_QUEUE)),
+    State.TALKING: (State.ENDED, (Do.RELEASE_AGENT,)),
+    **dict.fromkeys(PLACING, NOT_PLACED),
+    **{state: (State.ENDED, let_go) for state, let_go in LET_GO.items()},
+}
+"""What is let go of when the caller is gone."""
 
 SOP: dict[tuple[State, Heard], Row] = {
     # 1. Answered within three rings; recording notice and opening. SOP-1
@@ -336,6 +435,27 @@ SOP: dict[tuple[State, Heard], Row] = {
             (state, Heard.PROMPT_ENDED): (state, (Do.PLAY_MUSIC,)),
             (state, Heard.ANNOUNCEMENT_DUE): (state, (Do.SAY_POSITION,)),
         }.items()
+    },
+    # 8a. A full queue, or nobody there: it is said, and a callback offered. Who asks for one keeps the place in the queue
+    (State.ADMITTING, Heard.QUEUE_FULL): (State.CALLBACK_OFFERED, (Do.ASK,)),
+    (State.ADMITTING, Heard.NOBODY_SIGNED_IN): (State.WAITING, (Do.SAY_NOBODY_SIGNED_IN, Do.JOIN_QUEUE)),
+    (State.WAITING, Heard.LONGEST_WAIT_REACHED): (State.WAITING, (Do.SAY_LONGEST_WAIT,)),
+    (State.WAITING, Heard.WANTS_CALLBACK): (State.CALLBACK_NUMBER, (Do.LEAVE_QUEUE, Do.OFFER_CALLBACK_NUMBER)),
+    (State.CALLBACK_OFFERED, Heard.WANTS_CALLBACK): (State.CALLBACK_NUMBER, (Do.OFFER_CALLBACK_NUMBER,)),
+    (State.AFTER_HOURS, Heard.WANTS_CALLBACK): (State.CALLBACK_NUMBER, (Do.OFFER_CALLBACK_NUMBER,)),
+    (State.CALLBACK_OFFERED, Heard.ENTRY_GIVEN_UP): (State.CLOSING, (Do.SAY_CLOSING, Do.LISTEN)),
+    (State.CALLBACK_NUMBER, Heard.NUMBER_RIGHT): (State.CALLBACK_WINDOW, (Do.ASK,)),
+    (State.CALLBACK_NUMBER, Heard.OTHER_NUMBER): (State.CALLBACK_ENTRY, (Do.ASK,)),
+    (State.CALLBACK_NUMBER, Heard.NO_NUMBER_TO_OFFER): (State.CALLBACK_ENTRY, (Do.ASK,)),
+    (State.CALLBACK_ENTRY, Heard.ENTERED): (
+        State.CALLBACK_NUMBER,
+        (Do.TAKE_CALLBACK_NUMBER, Do.OFFER_CALLBACK_NUMBER),
+    ),
+    (State.CALLBACK_NUMBER, Heard.ENTRY_GIVEN_UP): TO_DESK,
+    (State.CALLBACK_ENTRY, Heard.ENTRY_GIVEN_UP): TO_DESK,
+    **{
+        (State.CALLBACK_WINDOW, said): TO_CALLBACK
+        for said in (Heard.SAID_ANY_TIME, Heard.SAID_MORNING, Heard.SAID_AFTERNOON, Heard.ENTRY_GIVEN_UP)
     },
     # 9. An agent's phone rings at most three rings; if it is not answered the offer goes on (RONA). SOP-1
     (State.WAITING, Heard.AGENT_RESERVED): (State.OFFERING, (Do.RING_AGENT,)),
@@ -449,6 +569,39 @@ SOP: dict[tuple[State, Heard], Row] = {
     (State.TALKING, Heard.AGENT_LEFT): TO_CLOSING,
     (State.CLOSING, Heard.PROMPT_ENDED): (State.LEAVING, (Do.GIVE_FIVE_SECONDS,)),
     (State.LEAVING, Heard.FIVE_SECONDS_PASSED): (State.ENDED, (Do.HANG_UP,)),
+    # 11a. A call that we place, a callback or one in a case: the agent's phone first, then the person's, and the agent
+    #      hears it ring. Then it is a talk like any other; who is not reached is told to the agent, and tried again later
+    (State.RINGING, Heard.CALL_PLACED): (State.CALLING_AGENT, (Do.RING_AGENT,)),
+    **{
+        (State.CALLING_AGENT, failed): (State.ENDED, (Do.CANCEL_OFFER, Do.PAUSE_AGENT))
+        for failed in (
+            Heard.AGENT_REFUSED,
+            Heard.AGENT_BUSY,
+            Heard.AGENT_NO_ANSWER,
+            Heard.AGENT_UNREACHABLE,
+            Heard.AGENT_LEFT,
+        )
+    },
+    (State.CALLING_AGENT, Heard.OFFER_LOST): NOT_PLACED,
+    (State.CALLING_AGENT, Heard.AGENT_ANSWERED): (State.BRIEFING, (Do.WHISPER,)),
+    (State.BRIEFING, Heard.AGENT_LEFT): (State.ENDED, (Do.CANCEL_OFFER, Do.PAUSE_AGENT)),
+    (State.BRIEFING, Heard.WHISPER_ENDED): (State.CALLING_OUT, (Do.CALL_OUT,)),
+    (State.CALLING_OUT, Heard.OUTSIDE_ANSWERED): (
+        State.TALKING,
+        (Do.MEET, Do.SAY_RECORDING_NOTICE, Do.SAY_AGENT_OPENING),
+    ),
+    **{
+        (State.CALLING_OUT, why): (State.NOT_REACHED, (Do.TELL_NOT_REACHED,))
+        for why in (
+            Heard.OUTSIDE_BUSY,
+            Heard.OUTSIDE_NO_ANSWER,
+            Heard.OUTSIDE_REFUSED,
+            Heard.OUTSIDE_UNREACHABLE,
+        )
+    },
+    (State.CALLING_OUT, Heard.AGENT_LEFT): (State.ENDED, (Do.GIVE_UP_CALLING, Do.CANCEL_OFFER, Do.FREE_AGENT)),
+    (State.NOT_REACHED, Heard.WHISPER_ENDED): NOT_PLACED,
+    (State.NOT_REACHED, Heard.AGENT_LEFT): NOT_PLACED,
     # 12. At any time: 0 is a person
     **{(state, Heard.WANTS_A_PERSON): TO_DESK for state in (State.GREETING, *ASKING, State.CLOSING, State.LEAVING)},
     # 13. At any time: the ceiling on the whole call, warned one minute before
@@ -469,22 +622,44 @@ SOP: dict[tuple[State, Heard], Row] = {
         (Do.CANCEL_OFFER, Do.FREE_AGENT, Do.LEAVE_QUEUE, Do.SAY_CLOSING),
     ),
     (State.TALKING, Heard.CEILING_REACHED): (State.OVERTIME, (Do.RELEASE_AGENT, Do.SAY_CLOSING)),
-    **{(state, Heard.CEILING_REACHED): (State.OVERTIME, (*let_go, Do.SAY_CLOSING)) for state, let_go in LET_GO.items()},
+    **{
+        (state, Heard.CEILING_REACHED): (State.OVERTIME, (*LET_GO[state], Do.SAY_CLOSING))
+        for state in (*SEEKING, *CONSULTED)
+    },
     (State.OVERTIME, Heard.PROMPT_ENDED): (State.OVERTIME, (Do.GIVE_FIVE_SECONDS,)),
     (State.OVERTIME, Heard.FIVE_SECONDS_PASSED): (State.ENDED, (Do.HANG_UP,)),
     # 14. At any time: the caller hangs up, or the line is lost (Asterisk died; the caller is called back)
+    **{(state, gone): to for gone in (Heard.HUNG_UP, Heard.LINE_LOST) for state, to in GONE.items()},
+    # 14a. Outside hours nobody is there, and 0 says so; whoever is proven hears of the case at any hour
+    (State.ADMITTING, Heard.CLOSED_NOW): (State.AFTER_HOURS, (Do.SAY_CLOSED, Do.ASK)),
+    (State.AFTER_HOURS, Heard.WANTS_CASE_STATUS): (State.SELF_SERVICE, (Do.LOOK_UP_CASES,)),
+    (State.AFTER_HOURS, Heard.IDENTITY_WANTED): (State.ASKING_ROLE, (Do.SAY_IDENTITY_FIRST, Do.ASK)),
+    (State.AFTER_HOURS, Heard.IDENTITY_REFUSED): (State.AFTER_HOURS, (Do.SAY_NO_STATUS, Do.ASK)),
+    (State.FETCHING_CONTEXT, Heard.PROVEN_OUTSIDE_HOURS): (State.SELF_SERVICE, (Do.SAY_PROVEN, Do.LOOK_UP_CASES)),
     **{
-        (state, gone): to
-        for gone in (Heard.HUNG_UP, Heard.LINE_LOST)
-        for state, to in {
-            **dict.fromkeys(ANYWHERE, (State.ENDED, ())),
-            State.WAITING: (State.ENDED, (Do.LEAVE_QUEUE,)),
-            State.OFFERING: (State.ENDED, (Do.CANCEL_OFFER, Do.FREE_AGENT, Do.LEAVE_QUEUE)),
-            State.WHISPERING: (State.ENDED, (Do.CANCEL_OFFER, Do.FREE_AGENT, Do.LEAVE_QUEUE)),
-            State.TALKING: (State.ENDED, (Do.RELEASE_AGENT,)),
-            **{state: (State.ENDED, let_go) for state, let_go in LET_GO.items()},
-        }.items()
+        (state, Heard.UNPROVEN_OUTSIDE_HOURS): (State.AFTER_HOURS, (Do.SAY_NO_STATUS, Do.ASK))
+        for state in (*IDENTIFYING, State.CHECKING)
     },
+    (State.SELF_SERVICE, Heard.CASES_FOUND): (State.SELF_SERVICE, (Do.SAY_CASES, Do.ASK)),
+    (State.SELF_SERVICE, Heard.CASES_UNAVAILABLE): (State.AFTER_HOURS, (Do.SAY_CASES_UNAVAILABLE, Do.ASK)),
+    (State.SELF_SERVICE, Heard.HEAR_AGAIN): (State.SELF_SERVICE, (Do.LOOK_UP_CASES,)),
+    (State.SELF_SERVICE, Heard.GO_BACK): (State.AFTER_HOURS, (Do.ASK,)),
+    **{
+        (state, Heard.ENTRY_GIVEN_UP): (State.CLOSING, (Do.SAY_CLOSING, Do.LISTEN))
+        for state in (State.AFTER_HOURS, State.SELF_SERVICE)
+    },
+    # 14b. A message: after the tone, until # or silence; somebody must answer it. Hanging up ends it as well. CRM-7
+    (State.AFTER_HOURS, Heard.WANTS_TO_LEAVE_MESSAGE): (State.LEAVING_MESSAGE, (Do.SAY_LEAVE_MESSAGE,)),
+    (State.LEAVING_MESSAGE, Heard.PROMPT_ENDED): (State.LEAVING_MESSAGE, (Do.RECORD_MESSAGE,)),
+    (State.LEAVING_MESSAGE, Heard.MESSAGE_LEFT): (
+        State.CLOSING,
+        (Do.TAKE_MESSAGE, Do.SAY_MESSAGE_NOTED, Do.SAY_CLOSING, Do.LISTEN),
+    ),
+    (State.LEAVING_MESSAGE, Heard.MESSAGE_EMPTY): (State.LEAVING_MESSAGE, (Do.SAY_MESSAGE_EMPTY,)),
+    (State.LEAVING_MESSAGE, Heard.ENTRY_GIVEN_UP): (State.AFTER_HOURS, (Do.SAY_MESSAGE_GIVEN_UP, Do.ASK)),
+    (State.LEAVING_MESSAGE, Heard.MESSAGE_FAILED): (State.AFTER_HOURS, (Do.SAY_MESSAGE_FAILED, Do.ASK)),
+    (State.LEAVING_MESSAGE, Heard.CEILING_REACHED): (State.OVERTIME, (Do.TAKE_MESSAGE, Do.SAY_CLOSING)),
+    **{(State.LEAVING_MESSAGE, gone): (State.ENDED, (Do.TAKE_MESSAGE,)) for gone in (Heard.HUNG_UP, Heard.LINE_LOST)},
     # 15. The controller was away for a moment. Whoever was being spoken to, or was keying, hears an apology and the
     #     same question; whoever waits keeps place and music; whoever talks hears nothing. Deadlines run on.
     (State.GREETING, Heard.RESUMED): (
@@ -507,6 +682,11 @@ SOP: dict[tuple[State, Heard], Row] = {
     (State.CONSULT_RINGING, Heard.RESUMED): (State.CONSULT_RINGING, (Do.ARRANGE, Do.SEEK_SECOND)),
     (State.TRANSFERRING, Heard.RESUMED): (State.TRANSFERRING, (Do.PLAY_MUSIC, Do.SEEK_SECOND)),
     (State.TRANSFERRING_TO_AGENT, Heard.RESUMED): (State.TRANSFERRING_TO_AGENT, (Do.PLAY_MUSIC,)),
+    (State.SELF_SERVICE, Heard.RESUMED): (State.SELF_SERVICE, (Do.SAY_INTERRUPTED, Do.LOOK_UP_CASES)),
+    (State.LEAVING_MESSAGE, Heard.RESUMED): (State.LEAVING_MESSAGE, (Do.SAY_INTERRUPTED, Do.SAY_LEAVE_MESSAGE)),
+    (State.BRIEFING, Heard.RESUMED): (State.BRIEFING, (Do.WHISPER,)),
+    (State.CALLING_OUT, Heard.RESUMED): (State.CALLING_OUT, (Do.CALL_OUT,)),
+    (State.NOT_REACHED, Heard.RESUMED): (State.NOT_REACHED, (Do.TELL_NOT_REACHED,)),
     (State.CLOSING, Heard.RESUMED): (State.CLOSING, (Do.SAY_CLOSING, Do.LISTEN)),
     (State.OVERTIME, Heard.RESUMED): (State.OVERTIME, (Do.SAY_CLOSING,)),
 }
@@ -524,6 +704,8 @@ class Progress:
     """Failures at the present question."""
     rounds: int = 0
     """Identity checks that failed."""
+    closed: bool = False
+    """Nobody was there when an agent was last asked for."""
     line: str | None = None
     """The line that an agent transferred the call to."""
 
@@ -531,11 +713,16 @@ class Progress:
 def step(call: Progress, heard: Heard) -> tuple[Progress, tuple[Do, ...]]:
     """What becomes of `call` once `heard` is heard, and what to do, in order. Total: every pair has an answer."""
     failed = heard in (Heard.ENTRY_INVALID, Heard.NO_ENTRY) and call.state in ASKING
+    failed |= heard is Heard.MESSAGE_EMPTY and call.state is State.LEAVING_MESSAGE
     if failed and call.tries + 1 >= TRIES:
         heard = Heard.ENTRY_GIVEN_UP
     unproven = heard is Heard.IDENTITY_NOT_PROVEN and call.state is State.CHECKING
     if unproven and call.rounds + 1 >= TRIES:
         heard = Heard.IDENTITY_GIVEN_UP
+    if call.state is State.AFTER_HOURS and heard is Heard.WANTS_CASE_STATUS and not call.verified:
+        heard = Heard.IDENTITY_WANTED if call.rounds < TRIES else Heard.IDENTITY_REFUSED
+    if call.closed:
+        heard = OUTSIDE_HOURS.get((call.state, heard), heard)
     row = SOP.get((call.state, heard))
     if row is None:
         return call, ()
@@ -549,11 +736,20 @@ def step(call: Progress, heard: Heard) -> tuple[Progress, tuple[Do, ...]]:
             need=NEEDS.get(heard, call.need),
             tries=0 if state is not call.state else call.tries + failed,
             rounds=call.rounds + unproven,
+            closed=heard is Heard.CLOSED_NOW or (call.closed and state is not State.ADMITTING),
             line=TRANSFERRED_TO.get(heard, call.line),
         ),
         actions,
     )
 
 
+OUTSIDE_HOURS: dict[tuple[State, Heard], Heard] = {
+    (State.FETCHING_CONTEXT, Heard.CONTEXT_CAME): Heard.PROVEN_OUTSIDE_HOURS,
+    (State.FETCHING_CONTEXT, Heard.CONTEXT_FAILED): Heard.PROVEN_OUTSIDE_HOURS,
+    (State.CHECKING, Heard.IDENTITY_GIVEN_UP): Heard.UNPROVEN_OUTSIDE_HOURS,
+    (State.CHECKING, Heard.IDENTITY_UNAVAILABLE): Heard.UNPROVEN_OUTSIDE_HOURS,
+    **{(state, Heard.ENTRY_GIVEN_UP): Heard.UNPROVEN_OUTSIDE_HOURS for state in IDENTIFYING},
+}
+"""What identity comes to once nobody is there: the case itself, or the menu again, without asking for the need."""
 TRANSFERRED_TO = {Heard.TRANSFER_TO_PARTY_LINE: "party", Heard.TRANSFER_TO_LAWYER_LINE: "lawyer"}
 ROLES = {Heard.SAID_LAWYER: Role.LAWYER, Heard.SAID_PARTY: Role.PARTY}

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ari_app.flow.sop import Do, Heard, State
+from ari_app.flow.sop import SEEKING, Do, Heard, State
 
 SPEAKING = frozenset(
-    do for do in Do if do.name.startswith("SAY_") or do in (Do.ASK, Do.OFFER_OWN_NUMBER)
+    do for do in Do if do.name.startswith("SAY_") or do in (Do.ASK, Do.OFFER_OWN_NUMBER, Do.OFFER_CALLBACK_NUMBER)
 )  # fmt: skip
 """Actions that play something to the caller, or to both sides."""
 
@@ -33,20 +33,34 @@ class Story:
     closing_ended_at: float | None = None
     """When the caller was given five seconds to hang up. SOP-6."""
     released_at: float | None = None
-    """When the last talk ended."""
+    """When an agent's talk ended last."""
+    second_since: float | None = None
+    """Since when the second line is sought; None: it is not."""
     state_since: float = 0.0
     last_before_end: State | None = None
     at_ceiling: bool = False
     """The ceiling on the whole call cut something off."""
+    recording: tuple[int, float] | None = None
+    """The step that began to record a message that is not taken yet: its number, its moment."""
+    messages: tuple[tuple[int, float, float], ...] = ()
+    """Messages that were taken: the step that began each, its moment, and the moment it was taken."""
     lost: bool = False
     """Asterisk died under the call."""
+    kept: tuple[float, float] | None = None
+    """The place that was left for a callback: since when, and the seconds in the queue before."""
+    callback_asked_at: float | None = None
+    """When the caller wanted one."""
+    callback_noted: tuple[float, Heard] | None = None
+    """When it was noted, and what was said of the time of day."""
+    unreached: Heard | None = None
+    """Why the person whom we called was not reached."""
     _place: tuple[float, float] | None = None
 
     def note(self, at: float, was: State, heard: Heard, now: State, actions: tuple[Do, ...]) -> None:
         """One step, in order."""
         if SPEAKING.intersection(actions):
             self.spoke = (self.rows, at, actions)
-        if Do.WHISPER in actions:
+        if {Do.WHISPER, Do.WHISPER_SECOND, Do.TELL_NOT_REACHED}.intersection(actions):
             self.whispered = (self.rows, at)
         for do in actions:
             self._note_action(do, at)
@@ -54,23 +68,42 @@ class Story:
             self.last_before_end = self.last_before_end or was
             self.at_ceiling = self.at_ceiling or heard is Heard.CEILING_REACHED
         self.lost = self.lost or heard is Heard.LINE_LOST
+        if heard is Heard.WANTS_CALLBACK:
+            self.callback_asked_at = at
+            self.kept = self._place if Do.LEAVE_QUEUE in actions else self.kept
+        if Do.NOTE_CALLBACK in actions:
+            self.callback_noted = (at, heard)
+        if Do.TELL_NOT_REACHED in actions and heard is not Heard.RESUMED:
+            self.unreached = heard
         if now is not was:
             self.state_since = at
+        if now not in SEEKING:
+            self.second_since = None
         self.rows += 1
 
     def _note_action(self, do: Do, at: float) -> None:
         match do:
-            case Do.ANSWER if self.answered_at is None:
+            case Do.ANSWER | Do.MEET if self.answered_at is None:
                 self.answered_at = at
             case Do.JOIN_QUEUE if self.waiting_since is None:
-                self.waiting_since, self.closing_ended_at = at, None
+                self.waiting_since, self.waited_s = self.kept or (at, self.waited_s)
+                self.closing_ended_at = None
             case Do.REJOIN_QUEUE if self.waiting_since is None:  # back to the place left for an agent who was gone
                 self.waiting_since, self.waited_s = self._place or (at, self.waited_s)
             case Do.LEAVE_QUEUE if self.waiting_since is not None:
-                self._place = (self.waiting_since, self.waited_s)
+                self._place, self.kept = (self.waiting_since, self.waited_s), None
                 self.waited_s += at - self.waiting_since
                 self.waiting_since = None
+            case Do.RECORD_MESSAGE:
+                self.recording = (self.rows, at)
+            case Do.SAY_LEAVE_MESSAGE | Do.SAY_MESSAGE_EMPTY | Do.SAY_MESSAGE_GIVEN_UP | Do.SAY_MESSAGE_FAILED:
+                self.recording = None
+            case Do.TAKE_MESSAGE if self.recording is not None:
+                self.messages = (*self.messages, (*self.recording, at))
+                self.recording = None
             case Do.GIVE_FIVE_SECONDS:
                 self.closing_ended_at = at
-            case Do.RELEASE_AGENT:
+            case Do.SEEK_SECOND if self.second_since is None:
+                self.second_since = at
+            case Do.RELEASE_AGENT | Do.RELEASE_SECOND:
                 self.released_at = at
