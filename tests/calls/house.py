@@ -146,6 +146,10 @@ class Script:
         assert found is not None
         return found
 
+    async def agent_at(self, phone: str) -> str | None:
+        """Who is signed in at `phone`."""
+        return await self.ask(lambda s: s.scalar(select(models.Agent.number).where(models.Agent.phone == phone)))
+
     async def duty_becomes(self, agent: str, state: str, within_s: float = 5.0) -> None:
         for _ in range(round(within_s / 0.1)):
             if await self.duty(agent) == state:

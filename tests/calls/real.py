@@ -28,6 +28,7 @@ from zlib import crc32
 from sqlalchemy.orm import Session
 
 from ari_app import store
+from ari_app.flow.duty import ON_A_CALL
 from ari_app.instance import Instance, environment_of
 from ari_app.settings import Settings, load
 from ari_app.staff import Access
@@ -140,14 +141,14 @@ class RealHouse(Script):
             for call in phone.in_talk:
                 call.hang_up()
             for _ in range(50):
-                duty = await self.duty(number)
-                if duty not in ("reserved", "talking"):
+                there = await self.agent_at(number)
+                if there is None or await self.duty(there) not in ON_A_CALL:
                     break
                 await asyncio.sleep(0.2)
-            if duty != "signed_out":
+            if there is not None:
                 if not phone.registered:
                     await phone.register()
-                leaving = await phone.dials(f"*12{self.access[number].pin}")
+                leaving = await phone.dials(f"*12{self.access[there].pin}")
                 await leaving.ended()
 
     async def ask(self, question: Callable[[Session], T]) -> T:
