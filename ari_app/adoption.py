@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from math import inf
@@ -24,6 +24,7 @@ from ari_app.ari.client import Snapshot
 from ari_app.ari.errors import AriError, NotFound, RequestFailed
 from ari_app.ari.mailboxes import Mailbox, owner_of
 from ari_app.call import KEYED_AS, Call, line_of, pad_of
+from ari_app.callmeback import VARIABLE
 from ari_app.errors import LedgerContradiction, StoreUnavailable
 from ari_app.flow.billing import Seat, stretches, with_caller_s
 from ari_app.flow.identity import Element
@@ -31,6 +32,7 @@ from ari_app.flow.sop import (
     CONSULTED,
     ELEMENTS,
     IDENTIFYING,
+    PLACING,
     QUEUED,
     ROLES,
     SEEKING,
@@ -40,9 +42,10 @@ from ari_app.flow.sop import (
     State,
     step,
 )
-from ari_app.flow.story import Story
+from ari_app.flow.story import Story, talk_changes
 from ari_app.ledger import Past
 from ari_app.line import Hotline
+from ari_app.outbound import Outbound, line_channel
 from ari_app.store.models import OfferEvent
 from ari_app.talk import Offer, offer_channel, second_name
 from ari_app.voice import Speech, playback_name
@@ -60,7 +63,12 @@ MOST_SPEECHES = 2
 
 async def take_up(house: Hotline, past: Past, inbox: Mailbox, now: Snapshot) -> Call:
     """The call of `past`, ready to run. Raises LedgerContradiction if its rows cannot be followed."""
-    call = Call(house, past.call.id, inbox, past.call.caller_number)
+    language = house.desk.language_of(past.call.called_number)
+    call = (
+        Call(house, past.call.id, inbox, past.call.caller_number, language=language)
+        if past.outbound is None
+        else Outbound.of(house, inbox, past.outbound)
+    )
     call.adopted = True
     call.began = past.call.at
     if _since_unix(now.booted) > call.began:
@@ -75,6 +83,8 @@ async def take_up(house: Hotline, past: Past, inbox: Mailbox, now: Snapshot) -> 
             await call.hang_up()
         elif last.heard == Heard.LINE_LOST.name:
             call.hung_up_by = "line"
+    elif isinstance(call, Outbound) and call.progress.state in (State.RINGING, *PLACING):
+        await _placing_goes_on(call, now)
     elif channel is None:
         offer = call.talk.offer
         if call.talk.bridge is not None and offer is not None and offer.joined_at is None:
@@ -84,6 +94,7 @@ async def take_up(house: Hotline, past: Past, inbox: Mailbox, now: Snapshot) -> 
         call.remember_context(channel)
         call.pad = pad_of(call.progress.state)
         await _recall_person(call, past)
+        await _recall_callback(call)
         call.watch_ceiling()
         await _go_on(call, now)
     log.info("call %s taken up in %s", call.id, call.progress.state.name)
@@ -94,7 +105,8 @@ async def _settle_what_was_let_go(call: Call, past: Past, legs: Legs, now: Snaps
     """Agents whom a step let go or gave the caller, and who were not told any more; a bridge of an earlier talk."""
     desk, client = call.hotline.desk, call.hotline.client
     for channel in now.channels:
-        if owner_of(channel.id) == call.id and channel.id not in (call.id, *call.talk.legs):
+        kept_ids = (call.id, line_channel(call.id), *call.talk.legs)
+        if owner_of(channel.id) == call.id and channel.id not in kept_ids:
             with _not_worth_a_call():
                 await client.channels.hangup(channelId=channel.id)
     for bridge in now.bridges:
@@ -111,6 +123,9 @@ async def _settle_what_was_let_go(call: Call, past: Past, legs: Legs, now: Snaps
             )  # fmt: skip
     await _settle_a_refusal(call, past)
     offer, second = call.talk.offer, call.talk.second
+    if offer is not None and owner_of(offer.channel) != call.id:  # a leader's phone: its events are the call's now
+        client.mailboxes.alias(owner_of(offer.channel), call.inbox)
+        await desk.steps_in(second_name(call.id), offer.agent)
     if offer is not None and offer.transferred:
         await desk.talks(second_name(call.id), offer.agent)
         await desk.takes_over(second_name(call.id), call.id, offer.agent)
@@ -215,13 +230,20 @@ def _remember(call: Call, past: Past, now: Snapshot) -> Legs:
         call.progress, actions = step(was, heard)
         if call.progress.state.name != row.next:
             raise LedgerContradiction(f"Call {call.id}: row {row.n} leads elsewhere in this version's table.")
-        if call.progress.state is not was.state:
+        if talk_changes(was.state, call.progress.state, actions):
             legs.bill(was.state, call.story.state_since, row.at)
         rung = None
         if {*RINGS}.intersection(actions):
+            while to_come and to_come[0].at < row.at:  # a leader who came in, and whom no step heard
+                del to_come[0]
             next_at = min((at for at in rings if at > row.at), default=inf)
             if to_come and row.at <= to_come[0].at < next_at:  # else nobody lived to ring
                 rung = to_come.pop(0)
+        if heard is Heard.TAKEN_OVER:
+            legs.second = next((one for one in reversed(to_come) if one.at <= row.at), None)
+            to_come = [one for one in to_come if one.at > row.at]
+            if legs.second is not None:
+                legs.second.channel = _strangers_in_the_talk(call.id, now) or legs.second.channel
         legs.follow(actions, row.at, rung)
         call.story.note(row.at, was.state, heard, call.progress.state, actions)
     offer = legs.offer
@@ -242,6 +264,12 @@ def _remember(call: Call, past: Past, now: Snapshot) -> Legs:
     return legs
 
 
+def _strangers_in_the_talk(call_id: str, now: Snapshot) -> str:
+    """The leader's phone, which is not named after the call; "" if it is not there any more."""
+    bridges = [bridge for bridge in now.bridges if owner_of(bridge.id) == call_id]
+    return next((one for bridge in bridges for one in bridge.channels if owner_of(one) != call_id), "")
+
+
 def _offers(call_id: str, past: Past) -> dict[int, Offer]:
     offers: dict[int, Offer] = {}
     for event in past.offers:
@@ -255,6 +283,7 @@ def _offers(call_id: str, past: Past) -> dict[int, Offer]:
                 offer.answered_at = event.at
             case "joined":
                 offer.joined_at = event.at
+                offer.answered_at = offer.answered_at or event.at
             case _:
                 offer.left = True
     return offers
@@ -289,9 +318,19 @@ def _entered_since_the_role(past: Past) -> list[Element]:
     for row in past.transitions:
         if Heard[row.heard] in ROLES:
             entered.clear()
-        elif row.heard == Heard.ENTERED.name:
+        elif row.heard == Heard.ENTERED.name and State[row.state] in ELEMENTS:
             entered.append(ELEMENTS[State[row.state]])
     return entered
+
+
+async def _recall_callback(call: Call) -> None:
+    """The number that was keyed for one; and one that was asked for, and perhaps not entered any more."""
+    if call.story.callback_asked_at is not None:
+        with suppress(NotFound):
+            kept = await call.hotline.client.channels.getChannelVar(channelId=call.id, variable=VARIABLE)
+            call.callmeback.recall(kept.value)
+    if call.story.callback_noted is not None:
+        await call.note_callback()
 
 
 async def _go_on(call: Call, now: Snapshot) -> None:
@@ -359,7 +398,8 @@ async def _waiting_goes_on(call: Call, now: Snapshot) -> None:
     """The old place at once, before anybody else is served; then what became of the offer."""
     desk, offer = call.hotline.desk, call.talk.offer
     if call.story.waiting_since is not None:
-        desk.join(call.id, call.story.waiting_since, call.inbox, offered=offer is not None)
+        since = call.callmeback.keeps_place_since(call.story.waiting_since, call.person)
+        desk.join(call.id, since, call.inbox, offered=offer is not None)
     call.inbox.put(Heard.RESUMED)
     if call.progress.state is State.WAITING:
         return
@@ -374,6 +414,36 @@ async def _waiting_goes_on(call: Call, now: Snapshot) -> None:
     elif state == "Up":
         call.talk.answered(offer.channel)
         call.inbox.put(Heard.AGENT_ANSWERED)
+
+
+async def _placing_goes_on(call: Outbound, now: Snapshot) -> None:
+    """What became of the agent's leg and, while the person is called, of the outside one."""
+    channels = {channel.id: channel for channel in now.channels}
+    offer, state = call.talk.offer, call.progress.state
+    leg = channels.get(offer.channel) if offer is not None else None
+    if offer is None or leg is None or leg.state == "Down":  # never rung, or gone
+        if offer is not None:
+            offer.left = leg is None
+        unrung = {State.RINGING: Heard.HUNG_UP, State.CALLING_AGENT: Heard.OFFER_LOST}
+        call.inbox.put(unrung.get(state, Heard.AGENT_LEFT))
+        return
+    outside, line = channels.get(call.id), channels.get(line_channel(call.id))
+    match state:
+        case State.CALLING_AGENT if leg.state == "Up":
+            call.talk.answered(offer.channel)
+            call.inbox.put(Heard.AGENT_ANSWERED)
+        case State.BRIEFING | State.NOT_REACHED:
+            row, at = call.story.whispered or (0, 0.0)
+            call.voice.go_on_whispering(Speech(playback_name(call.id, row, 0), (call.whisper_prompt(),), "agent", at))
+            call.inbox.put(Heard.RESUMED)
+        case State.CALLING_OUT if outside is None:
+            call.inbox.put(Heard.RESUMED if call.talk.bridge is None else Heard.OUTSIDE_UNREACHABLE)
+        case State.CALLING_OUT if outside is not None and outside.state == "Up":
+            call.inbox.put(Heard.OUTSIDE_ANSWERED)
+        case State.CALLING_OUT if line is None or not line.dialplan.app_name:  # made, and not dialled any more
+            call.inbox.put(Heard.RESUMED)
+        case State.CALLING_OUT:
+            await call.go_on_calling()
 
 
 async def _talk_goes_on(call: Call, now: Snapshot) -> None:

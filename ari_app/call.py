@@ -21,7 +21,9 @@ from datetime import datetime
 from functools import partial
 from typing import Literal, cast
 
-from ari_app import cases, opening, orders
+from sqlalchemy.orm import Session
+
+from ari_app import cases, opening, orders, outcomes, spoken
 from ari_app.ari import events
 from ari_app.ari.errors import AriError, Conflict, RequestTimeout, ServerError, Unreachable
 from ari_app.ari.mailboxes import Mailbox
@@ -29,10 +31,11 @@ from ari_app.callmeback import CallMeBack
 from ari_app.desk import Reserved
 from ari_app.errors import StoreUnavailable
 from ari_app.flow.billing import TOGETHER
-from ari_app.flow.dispatch import minutes
 from ari_app.flow.duty import Duty
 from ari_app.flow.identity import REQUIRED, Element, Role
 from ari_app.flow.keypad import Keyed, Keypad, TransferTo
+from ari_app.flow.matters import Matter, last_agent, second_of
+from ari_app.flow.pace import minutes
 from ari_app.flow.routing import Wants
 from ari_app.flow.sop import (
     ASKING,
@@ -53,13 +56,15 @@ from ari_app.flow.sop import (
     State,
     step,
 )
-from ari_app.flow.story import Story
+from ari_app.flow.story import Story, talk_changes
 from ari_app.line import Due, Hotline, Line
 from ari_app.selfservice import SelfService
+from ari_app.spoken import TIMERS as SPOKEN
 from ari_app.store import models
+from ari_app.survey import Survey
 from ari_app.talk import Talk, second_name
 from ari_app.voice import Voice
-from metrics.hotline import QueueResult
+from metrics.hotline import CallOutcome, QueueResult
 
 log = logging.getLogger("sanling.call")
 
@@ -75,7 +80,7 @@ CEILING_AGAIN_S = 3.0
 LONGEST_AGAIN_S = 5.0
 UNHEARD_S = 1.0
 """The link was down for longer than this: keys may have been missed, and the question is asked again."""
-UNSTICKS = {"message", "ring", "first-key", "next-key", "speech", "whisper", "context", "five", "second"}
+UNSTICKS = {"message", "ring", "first-key", "next-key", "speech", "whisper", "context", "five", "second", *SPOKEN}
 """Timers each of which gets a call on."""
 RELINK_AGAIN_S = 0.2
 TIMEOUTS = 3
@@ -151,6 +156,18 @@ class SecondInbox:
         self.inbox.put(SecondReserved(event.agent) if isinstance(event, Reserved) else event)
 
 
+@dataclass(frozen=True)
+class TakeOver:
+    """A leader, whose phone is with us, would go on with the caller in the agent's place. AGT-5."""
+
+    agent: str
+    """The leader's number."""
+    inbox: Mailbox
+    """Of the leader's phone, by whose channel it is named: the call's from then on."""
+    taken: asyncio.Future[bool]
+    """False: it cannot be now."""
+
+
 @dataclass
 class CaseVars:
     """Codes and counts from AGI; no personal data."""
@@ -173,6 +190,7 @@ class Call:
     missing: tuple[Element, ...] = ()
     person: cases.Person | None = None
     answers: dict[Element, str] = field(default_factory=dict)
+    language: str = "mandarin"
 
     def __post_init__(self) -> None:
         self.began = self.hotline.clock()
@@ -186,9 +204,12 @@ class Call:
         self.talk = Talk(self.line, self.voice)
         self.selfservice = SelfService(self.line)
         self.callmeback = CallMeBack(self.line, self.number)
+        self.survey = Survey(self.line)
         self.pad: Keypad | None = None
         self.checks = 0
         """How many there were: the next one's number."""
+        self.earlier: tuple[Matter, ...] = ()
+        """What the proven caller called about in the seven days before."""
         self.adopted = False
         self.ended_at: float | None = None
         """When it was over, if not now."""
@@ -198,7 +219,7 @@ class Call:
         self._last_heard: Heard | None = None
         self._entered: tuple[Element, str] | None = None
         self._late = 0
-        self._afterwards: list[Heard] = []
+        self._afterwards: list[Heard | TakeOver] = []
 
     # ================================================================ the loop
 
@@ -242,9 +263,10 @@ class Call:
         if self.progress is was and not actions:
             return
         names = " ".join(do.name for do in actions)
-        billed = self._bill(was.state, at) if self.progress.state is not was.state else []
+        billed = self._bill(was.state, at) if talk_changes(was.state, self.progress.state, actions) else []
         self.hotline.ledger.write(
             *billed,
+            *self.survey.rows(was, heard, self.progress, at, self.story, self.talk.served_by or ""),
             models.Transition(
                 call_id=self.id,
                 n=self.story.rows,
@@ -256,12 +278,13 @@ class Call:
                 agent=self._agent_concerned(),
             ),
         )
+        self.survey.open_order(heard, at, self.story.rows, self.person, self.progress)
         self.voice.begin_step(self.story.rows)
         self.story.note(at, was.state, heard, self.progress.state, actions)
         log.info("call %s: %s, %s → %s [%s]", self.id, was.state.name, heard.name, self.progress.state.name, names)
         if self.progress.state is not was.state:
             self.pad = pad_of(self.progress.state)
-            self.line.clear("first-key", "next-key", "five")
+            self.line.clear("first-key", "next-key", "five", *SPOKEN)
         if Do.SAY_INTERRUPTED in actions:  # keys that come now belong to what was half keyed when we went
             self._deaf_until = self.hotline.clock() + self.voice.seconds(WORDS[Do.SAY_INTERRUPTED])
         await self._do_all(actions)
@@ -278,7 +301,7 @@ class Call:
     async def _do_all(self, actions: tuple[Do, ...]) -> None:
         words: list[str] = []
         for do in actions:
-            if do in (Do.ASK, Do.LISTEN, Do.OFFER_OWN_NUMBER):
+            if do in (Do.ASK, Do.LISTEN, Do.OFFER_OWN_NUMBER, Do.OFFER_RATING):
                 self.pad = pad_of(self.progress.state)
             said = self.words(do)
             if said is not None:
@@ -332,6 +355,8 @@ class Call:
                     return Heard.AGENT_RESERVED
                 self._reserved = None
                 await self.hotline.desk.withdraw(self.id, agent)
+            case TakeOver():
+                return await self._taken_over(event)
             case Resync():
                 heard = self._resync(event)
                 if heard is None and event.away_s:
@@ -357,6 +382,11 @@ class Call:
                 if channel.id == self.id:
                     return Heard.HUNG_UP
                 return self.talk.gone(channel.id, cause, talking=self.progress.state is State.TALKING)
+            case events.ChannelTalkingStarted(channel=channel) if channel.id == self.id:
+                self.survey.spoken.begins()
+            case events.ChannelTalkingFinished(channel=channel, duration=duration) if channel.id == self.id:
+                self.survey.spoken.pauses(duration)
+                return Heard.REASON_GIVEN if self.story.reason_since is not None else None
             case events.ChannelHold(channel=channel):
                 self.talk.hold(channel.id)
             case events.ChannelUnhold(channel=channel):
@@ -480,7 +510,9 @@ class Call:
         while self._afterwards:
             self.inbox.put(self._afterwards.pop(0))
         if self.progress.state in QUESTIONS and self.pad is not None and not self.pad.keys:
-            self.line.within("first-key", self.hotline.settings.keypad.first_digit_s)
+            rating = self.progress.state is State.RATING
+            usual_s = self.hotline.settings.keypad.first_digit_s
+            self.line.within("first-key", self.survey.answer_within_s if rating else usual_s)
         if self.talk.bridge is None and self.progress.state not in (*QUEUED, *SEEKING):
             await self._through(self.voice.keep_silence)
         return Heard.PROMPT_ENDED
@@ -584,13 +616,15 @@ class Call:
     async def _check_identity(self) -> None:
         role, answers = self.progress.role, dict(self.answers)
         try:
-            person, missing = await self.hotline.ledger.look_up(lambda s: cases.check_identity(s, role, answers))
+            person, missing, earlier = await self.hotline.ledger.look_up(
+                lambda session: identified(session, role, answers, self.began)
+            )
         except StoreUnavailable:
             log.error("call %s: identity cannot be checked, the database is away", self.id)
             self.missing = REQUIRED[role]
             self.inbox.put(Heard.IDENTITY_UNAVAILABLE)
             return
-        self.person, self.missing = person, missing
+        self.person, self.missing, self.earlier = person, missing, earlier
         self.hotline.ledger.write(
             models.Identity(
                 call_id=self.id,
@@ -601,6 +635,7 @@ class Call:
                 missing=" ".join(missing),
                 party_id=person.party_id if person else None,
                 lawyer_id=person.lawyer_id if person else None,
+                case_id=person.case_id if person else None,
             )
         )
         self.checks += 1
@@ -657,7 +692,15 @@ class Call:
             longest_s = since + self.hotline.desk.rules.now.waiting.longest_wait_s - self.hotline.clock()
             if longest_s > 0:
                 self.line.within("longest", longest_s)
-            self.hotline.desk.join(self.id, place_since, self.inbox, offered=self.talk.offer is not None)
+            offered = self.talk.offer is not None
+            self.hotline.desk.join(self.id, place_since, self.inbox, wants=self._wants(), offered=offered)
+
+    def _wants(self) -> Wants:
+        """Of the desk."""
+        routing = self.hotline.desk.rules.now.routing
+        pressing = routing.pressing_priority if self.progress.need is Need.PRESSING else 0
+        again = routing.second_call_priority if self.second_of is not None else 0
+        return Wants(self.wanted_line, self._need(), self.language, pressing + again, last_agent(self.earlier))
 
     def _announce_in_turn(self, since: float) -> None:
         """Every so many seconds of waiting, whatever came between."""
@@ -732,6 +775,30 @@ class Call:
     async def _release_agent(self) -> None:
         await self.talk.release(self.story.released_at or self.hotline.clock(), line_of(self.progress.role))
 
+    async def _taken_over(self, by: TakeOver) -> Heard | None:
+        """Before the step: a leader who is gone in this moment leaves the talk as it is."""
+        if by.taken.done():
+            return None
+        if self.voice.saying("disclaimer"):  # read out whole (SOP-5)
+            self._afterwards.append(by)
+            return None
+        taken = False
+        if self.progress.state is State.TALKING:
+            with suppress(AriError):
+                taken = await self.talk.seat(by.agent, by.inbox.owner)
+        if not by.taken.done():
+            by.taken.set_result(taken)
+        elif taken:  # the leader waited too long for it, and does something else now
+            await self.talk.release_second(self.hotline.clock())
+            return None
+        if not taken:
+            return None
+        by.inbox.close()
+        self.hotline.client.mailboxes.alias(by.inbox.owner, self.inbox)
+        while len(by.inbox):
+            self.inbox.put(await by.inbox.get())
+        return Heard.TAKEN_OVER
+
     # ---------------------------------------------------------------- the second line
 
     async def _arrange(self) -> None:
@@ -796,6 +863,34 @@ class Call:
             must_answer="second_line", call_id=self.id, name=f"second-{self.story.rows}", person=self.person,
             need=self.progress.need, opened_by=self.talk.served_by or orders.HOTLINE,
         )  # fmt: skip
+
+    # ---------------------------------------------------------------- after the talk
+
+    def _rating_offered(self) -> tuple[str, ...]:
+        if self.survey.asks(self.story):
+            return QUESTIONS[State.RATING]
+        self.inbox.put(Heard.RATING_NOT_ASKED)
+        return ()
+
+    async def hear_reason(self) -> None:
+        await self.survey.hear_reason(self.story)
+
+    async def _end_reason(self) -> None:
+        await self.survey.spoken.stop()
+
+    def _matter(self, until: float) -> Matter:
+        """What this call is about, as far as is known by then."""
+        person = self.person
+        return Matter(
+            self.id, self.began, until, self.talk.served_by,
+            person.party_id if person else None, person.lawyer_id if person else None,
+            person.case_id if person else None, self.progress.need,
+        )  # fmt: skip
+
+    @property
+    def second_of(self) -> Matter | None:
+        """The served call on the same matter of which this is the second one. KPI-2."""
+        return second_of(self._matter(self.began), self.earlier)
 
     # ---------------------------------------------------------------- ending
 
@@ -864,7 +959,10 @@ class Call:
                 talk_s=self.talk.talked_s,
                 after_closing_s=after_closing,
             ),
+            *([outcomes.row_of(self._matter(now), self.second_of)] if self.person is not None else []),
         )
+        if self.second_of is not None and self.progress.need is not None:
+            self.hotline.metrics.second_call(WHISPERED_NEEDS[self.progress.need])
         self._count(outcome, waited_s, after_closing)
         log.info(
             "call %s ended: %s, waited %.1f s, talked %.1f s, hung up by %s",
@@ -878,7 +976,7 @@ class Call:
             metrics.queue_left("short_abandon" if short else cast(QueueResult, outcome), waited_s)
         metrics.identity(self.progress.role.value, self._identity_result())
         metrics.hung_up(self.hung_up_by, after_closing_s=after_closing)
-        metrics.call_ended("short_abandon" if short else outcome)
+        metrics.call_ended("short_abandon" if short else cast(CallOutcome, outcome))
 
     def _end_callback(self, outcome: Outcome) -> None:
         """What the end of this call means for the person's callback."""
@@ -921,6 +1019,8 @@ class Call:
                 return ("callback-moved",) if self.callmeback.was_moved else ("callback-noted",)
             case Do.OFFER_OWN_NUMBER:
                 return self._own_number_offered()
+            case Do.OFFER_RATING:
+                return self._rating_offered()
             case Do.SAY_SECOND_LATE:
                 return self._second_answers_by()
             case Do.SAY_CLOSED:
@@ -959,6 +1059,8 @@ class Call:
             words.append("未核身" + (" 缺" + "、".join(ELEMENT_WORDS[one] for one in remain) if remain else ""))
         if self.progress.need is not None:
             words.append(self.progress.need.value)
+        if self.second_of is not None:
+            words.append("二次来电")
         if self.progress.verified and self.context.status == "ok":
             words.append(f"{self.context.cases}案")
             if self.context.milestone in MILESTONE_WORDS:
@@ -976,6 +1078,14 @@ def pad_of(state: State) -> Keypad | None:
     if state in ENTRIES:
         return Keypad(entry=ENTRIES[state])
     return Keypad(frozenset(MENUS[state])) if state in MENUS else None
+
+
+def identified(
+    session: Session, role: Role, answers: dict[Element, str], at: float
+) -> tuple[cases.Person | None, tuple[Element, ...], tuple[Matter, ...]]:
+    """Whom `answers` prove, or what remains; and what this person called about in the days before `at`."""
+    person, missing = cases.check_identity(session, role, answers)
+    return person, missing, outcomes.matters_of(session, person, at) if person is not None else ()
 
 
 def case_vars(channel: events.Channel) -> CaseVars:
@@ -1013,6 +1123,8 @@ WORDS: dict[Do, tuple[str, ...]] = {
     Do.SAY_MESSAGE_GIVEN_UP: ("message-given-up",),
     Do.SAY_MESSAGE_FAILED: ("message-failed",),
     Do.SAY_MESSAGE_NOTED: ("message-noted",),
+    Do.ASK_REASON: ("ask-rating-reason",),
+    Do.SAY_REASON_NOTED: ("reason-noted",),
     Do.LISTEN: (),
     Do.SAY_TO_SECOND_LINE: ("transferring-second-line",),
     Do.SAY_NOT_POSSIBLE: ("transfer-not-possible",),
@@ -1028,6 +1140,7 @@ STUCK = {
     State.FETCHING_CONTEXT: Heard.CONTEXT_FAILED,
     State.LEAVING: Heard.FIVE_SECONDS_PASSED,
     State.LEAVING_MESSAGE: Heard.MESSAGE_FAILED,
+    State.RATING_REASON: Heard.REASON_GIVEN,
     **dict.fromkeys(SEEKING, Heard.RESUMED),
     **{state: Heard.NO_ENTRY for state in ASKING},
 }
@@ -1038,6 +1151,8 @@ DUE = {
     "five": Heard.FIVE_SECONDS_PASSED,
     "longest": Heard.LONGEST_WAIT_REACHED,
     "message": Heard.MESSAGE_LEFT,
+    spoken.AT_MOST: Heard.REASON_GIVEN,
+    spoken.NOTHING: Heard.NO_ENTRY,
 }
 
 DOING: dict[Do, Callable[[Call], Awaitable[None]]] = {
@@ -1064,6 +1179,8 @@ DOING: dict[Do, Callable[[Call], Awaitable[None]]] = {
     Do.WHISPER: Call._whisper,
     Do.JOIN_AGENT: Call._join_agent,
     Do.RELEASE_AGENT: Call._release_agent,
+    Do.HEAR_REASON: Call.hear_reason,
+    Do.END_REASON: Call._end_reason,
     Do.GIVE_FIVE_SECONDS: Call.give_five_seconds,
     Do.HANG_UP: Call.hang_up,
     Do.ARRANGE: Call._arrange,

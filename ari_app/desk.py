@@ -312,10 +312,10 @@ class Desk:
         """Offers agent `number` to `call_id`; False if one of them is not there any more."""
         agent = self._agents.get(number)
         place = self._room.places.get(call_id)
-        if agent is None or not self._can_be_rung(agent) or place is None:
+        if agent is None or place is None or not (pulled or self._can_be_rung(agent)):
             return False
         at, row = self._clock(), self._changes.next()
-        if not await self._hears(number, News(What.IS_OFFERED, at, call_id)):
+        if not await self._hears(number, News(What.PULLS if pulled else What.IS_OFFERED, at, call_id)):
             return False
         place = self._room.places.get(call_id)
         if place is None:
@@ -336,12 +336,21 @@ class Desk:
         return await self._hears(number, News(What.IS_OFFERED, self._clock(), held_for)) is not None
 
     async def pull(self, call_id: str, number: str) -> bool:
-        """A leader's order: the waiting call is offered to agent `number`, out of turn. False if it has an agent, or
-        the agent is not free. Raises StoreUnavailable.
+        """A leader's order: the waiting call is offered to agent `number`, out of turn. False if it has an agent. Raises
+        FeatureRefused if the agent has a call or is signed out, and StoreUnavailable.
         """
         async with self._in_turn:
             place = self._room.places.get(call_id)
             return place is not None and not place.offered and await self._reserve(number, call_id, pulled=True)
+
+    def longest_waiting(self) -> str | None:
+        """The call that waits longest and has no agent."""
+        waiting = [place.call for place in self._room.places.values() if not place.offered]
+        return min(waiting, key=lambda call: call.since).call_id if waiting else None
+
+    def language_of(self, called_number: str) -> str:
+        """What callers of that hotline number speak."""
+        return self.rules.now.routing.language_by_number.get(called_number, "mandarin")
 
     # ------------------------------------------------------------ agents' skills
 
@@ -474,6 +483,10 @@ class Desk:
     async def returns(self, call_id: str, number: str) -> None:
         """Back from consulting to the caller."""
         await self._surely_hears(number, News(What.RETURNS, self._clock(), call_id))
+
+    async def steps_in(self, held_for: str, number: str) -> None:
+        """A leader at rest is in a talk, held for `held_for`, without having been offered it. AGT-5."""
+        await self._surely_hears(number, News(What.STEPS_IN, self._clock(), held_for))
 
     async def takes_over(self, held_for: str, call_id: str, number: str) -> None:
         """The agent who was held for `held_for` has the caller of `call_id` now; whoever had it is let go before."""

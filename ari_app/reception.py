@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ari_app.adoption import take_up
@@ -17,8 +19,10 @@ from ari_app.call import APOLOGY, Call, Resync, case_vars
 from ari_app.cases import normalise_number
 from ari_app.errors import StoreUnavailable
 from ari_app.features import FeatureCall, agent_of
+from ari_app.leading import Leading
 from ari_app.ledger import Past, left_open
 from ari_app.line import Hotline
+from ari_app.outbound import Outbound
 from ari_app.privacy import mask
 from ari_app.reconcile import NO_GHOSTS, Ghosts, ghosts
 from ari_app.store import models
@@ -45,6 +49,7 @@ class Reception:
         self._linked_before = False
         self._away_since: float | None = None
         self._ghosts = NO_GHOSTS
+        self.leading = Leading(hotline, self.calls, self._beside)
 
     async def run(self) -> None:
         """Until cancelled; what is in progress then stays for the next controller. One call's task never takes another
@@ -54,13 +59,24 @@ class Reception:
             self._group.create_task(self._watch_links(), name="links")
             self._group.create_task(self._look_around(), name="ghosts")
             self._group.create_task(self._take_up_callbacks(), name="callbacks")
+            self._group.create_task(self._hotline.callbacks.run(), name="calling back")
             while True:
                 arrival = await self._hotline.client.arrivals.get()
                 self._group.create_task(self._receive(arrival), name=f"call {arrival.event.channel.id}")
 
+    def _beside(self, work: Coroutine[object, object, None]) -> None:
+        async def unharmed() -> None:
+            try:
+                await work
+            except Exception:  # nobody else's affair
+                log.exception("%s: broken", work.__name__)
+
+        self._group.create_task(unharmed())
+
     async def drain(self) -> None:
         """Takes no new calls; returns when none is left."""
         self._draining = True
+        self._hotline.callbacks.stop()
         self._note_if_empty()
         await self._nobody_left.wait()
 
@@ -86,7 +102,7 @@ class Reception:
         elif kind == "feature" and agent is not None:
             await FeatureCall(
                 house.settings, house.client, house.desk, house.catalogue, house.metrics,
-                channel.id, arrival.mailbox, agent, (*arrival.event.args, "", "")[1],
+                channel.id, arrival.mailbox, agent, (*arrival.event.args, "", "")[1], self.leading.features,
             ).run()  # fmt: skip
         else:
             arrival.mailbox.close()
@@ -98,15 +114,12 @@ class Reception:
         house = self._hotline
         number = normalise_number(channel.caller.number)
         log.info("call %s arrives from %s", channel.id, mask(number))
-        call = Call(house, channel.id, arrival.mailbox, number, context=case_vars(channel))
-        house.ledger.write(
-            models.Call(
-                id=channel.id,
-                caller_number=number,
-                called_number=channel.dialplan.exten or house.settings.hotline_numbers[0],
-                at=call.began,
-            )
-        )
+        called = channel.dialplan.exten or house.settings.hotline_numbers[0]
+        call = Call(
+            house, channel.id, arrival.mailbox, number, context=case_vars(channel),
+            language=house.desk.language_of(called),
+        )  # fmt: skip
+        house.ledger.write(models.Call(id=channel.id, caller_number=number, called_number=called, at=call.began))
         await self._serve(call)
 
     async def _serve(self, call: Call) -> None:
@@ -119,6 +132,24 @@ class Reception:
             del self.calls[call.id]
             self._note_if_empty()
 
+    # ------------------------------------------------------------ calls that we place
+
+    def place(self, errand: models.OutboundCall) -> None:
+        """Begins a call; its agent is reserved for it."""
+        house = self._hotline
+        call = Outbound.of(house, house.client.mailboxes.open(errand.call_id), errand)
+        house.ledger.write(
+            models.Call(
+                id=call.id,
+                caller_number=errand.number,
+                called_number=house.settings.trunk.caller_id or house.settings.hotline_numbers[0],
+                at=call.began,
+            ),
+            errand,
+        )
+        self.calls[call.id] = call
+        self._group.create_task(self._serve(call), name=f"call {call.id}")
+
     # ------------------------------------------------------------ an earlier controller's calls
 
     async def open(self) -> None:
@@ -129,7 +160,9 @@ class Reception:
         waiting = [row for row in house.ledger.waiting() if isinstance(row, models.Table)]
         found = await house.ledger.look_up(lambda session: left_open(session, house.settings.instance, waiting))
         self._left_open = {past.call.id: (past, house.client.mailboxes.open(past.call.id)) for past in found}
+        await self.leading.end_what_was_left()
         await house.desk.open(self._left_open)
+        await house.callbacks.open(set(self._left_open))
 
     async def _adopt(self, now: Snapshot) -> None:
         count = len(self._left_open)
@@ -147,6 +180,8 @@ class Reception:
         if count:
             log.info("%d calls of an earlier controller are taken up", count)
         self.ready.set()
+        if not self._draining:
+            self._hotline.callbacks.go(self.place)
 
     async def _adopt_one(self, past: Past, inbox: Mailbox, now: Snapshot) -> None:
         try:
@@ -213,8 +248,10 @@ class Reception:
         """Each call learns what Asterisk has of it; what was made after `at` (Unix seconds) is not judged."""
         channels = {channel.id: channel.state for channel in now.channels}
         ours = frozenset(now.application.channel_ids)
+        resync = Resync(channels, ours, at, away_s)
         for call in list(self.calls.values()):
-            call.inbox.put(Resync(channels, ours, at, away_s))
+            call.inbox.put(resync)
+        self.leading.tell(resync)
 
     async def _look_around(self) -> None:
         """The reaper: nobody is left in silence, nothing is held for a call that is over."""
@@ -299,15 +336,16 @@ class Reception:
         ledger = self._hotline.ledger
         known = partial(_is_entered, call_id)
         if not await ledger.ask(known):
-            ledger.write(models.Callback(id=call_id, at=at, number=number, reason="fallback"))
-            self._hotline.metrics.callback_left()
+            self._hotline.callbacks.asked(models.Callback(id=call_id, at=at, number=number, reason="fallback"))
             log.info("call %s asked to be called back at %s", call_id, mask(number))
         if await ledger.ask(known):
             remove(file)
 
 
 def _is_entered(call_id: str, session: Session) -> bool:
-    return session.get(models.Callback, call_id) is not None
+    """As a callback, or as one more wish of somebody who has an open one."""
+    told = select(models.CallbackEvent.n).where(models.CallbackEvent.call_id == call_id).limit(1)
+    return session.get(models.Callback, call_id) is not None or session.scalar(told) is not None
 
 
 def waiting_requests(folder: Path) -> list[Path]:

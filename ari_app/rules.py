@@ -100,6 +100,8 @@ class Routing(Part, frozen=True):
     """Of a caller whose need is 情绪; callers of a higher priority come first."""
     second_call_priority: int = 1
     """Added for a second call on the same matter. KPI-2."""
+    language_by_number: dict[str, str] = msgspec.field(default_factory=dict)
+    """In what language callers of a hotline number are served; of the others: Mandarin."""
 
     def faults(self) -> Iterator[tuple[str, str]]:
         if not 0 <= self.last_agent_s <= 120:
@@ -110,6 +112,9 @@ class Routing(Part, frozen=True):
             for one in getattr(self, name):
                 if one not in known:
                     yield name, f"there is no {one!r}; write some of {', '.join(known)}"
+        for number, language in self.language_by_number.items():
+            if language not in LANGUAGES:
+                yield f"language_by_number.{number}", f"there is no {language!r}; write one of {', '.join(LANGUAGES)}"
         for name in ("pressing_priority", "second_call_priority"):
             if not 0 <= getattr(self, name) <= 9:
                 yield name, "0 to 9"
@@ -144,15 +149,16 @@ class Callbacks(Part, frozen=True):
     """So long the person's telephone rings."""
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        spans = {}
+        spans: dict[str, tuple[time, time]] = {}
         for name in ("allowed", "morning", "afternoon"):
-            spans[name] = tuple(time_of_day(one) for one in getattr(self, name))
-            begin, end = spans[name]
+            begin, end = (time_of_day(one) for one in getattr(self, name))
             if begin is None or end is None or not begin < end:
                 yield name, 'two times of day, the earlier first, as in ["09:00", "12:00"]'
                 return
+            spans[name] = (begin, end)
+        allowed = spans["allowed"]
         for name in ("morning", "afternoon"):
-            if max(spans[name][0], spans["allowed"][0]) >= min(spans[name][1], spans["allowed"][1]):  # type: ignore[type-var]
+            if max(spans[name][0], allowed[0]) >= min(spans[name][1], allowed[1]):
                 yield name, "part of it must lie within callbacks.allowed"
         if not 1 <= self.attempts <= 10:
             yield "attempts", "1 to 10"

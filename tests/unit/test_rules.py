@@ -38,6 +38,7 @@ WRONG = [
     ("[routing]\nusual_level = 6\n", 2, "1 to 5"),
     ("[routing]\nusual_lines = [\n  'party',\n  'judge',\n]\n", 2, "second_line"),
     ("[routing]\npressing_priority = 10\n", 2, "0 to 9"),
+    ("[routing.language_by_number]\n12369 = 'french'\n", 2, "english"),
     ("\n[rooting]\nx = 1\n", 2, "routing"),
     ("\n\nlines.party.nam = '当事人'\n", 3, "name"),
     ("[routing]\nusual_level = 3\nusual_level = 3\n", 3, "not valid TOML"),
