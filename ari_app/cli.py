@@ -18,10 +18,14 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from ari_app import doctor as examination
-from ari_app import ledger, orders, prompts, staff, store, supervision
+from ari_app import ledger, live, orders, prompts, staff, store, supervision
+from ari_app import rules as desk_rules
 from ari_app import settings as house_rules
+from ari_app.api.remote import NoAnswer
 from ari_app.ari.errors import AriError
+from ari_app.desk import changes_since
 from ari_app.errors import SanlingError
+from ari_app.flow.duty import ON_A_CALL, Duty, day_of, times
 from ari_app.flow.manual import manual
 from ari_app.founding import access_file, hand_out, prepare, shown
 from ari_app.instance import Instance
@@ -36,6 +40,7 @@ orders_app = typer.Typer(invoke_without_command=True, help="Work orders: what mu
 app.add_typer(prompts_app, name="prompts")
 app.add_typer(agents_app, name="agents")
 app.add_typer(orders_app, name="orders")
+live.hang_into(app, agents_app)
 
 out = Console(highlight=False, soft_wrap=True)
 MANUAL = PROJECT / "docs" / "sop.zh.md"
@@ -71,7 +76,8 @@ def run() -> None:
 [bold]The hotline is starting.[/bold]
   call in      sip:{number}@{at} from {", ".join(settings.trunk.addresses)}, no registration
   agents       register 601 … at {at} (UDP, alaw or ulaw) with the password in {shown(access_file(settings))},
-               then dial *11 and key the PIN; *12 out, *13 pause, *14 resume, *15 ends wrap-up
+               then dial *11 and key the PIN (*11* at another's phone: number and PIN); *12 out, *13 and a code pause,
+               *14 resume, *15 ends wrap-up, *16 makes it longer
   in talk      *5 disclaimer, *6 closing
   metrics      http://{settings.control_address}:{settings.metrics_port}/metrics
   API          http://{settings.control_address}:{settings.api_port}/openapi.json; a token: sanling token new ROLE
@@ -214,14 +220,60 @@ def moment(at: float, settings: Settings) -> str:
 
 @agents_app.command("list")
 def list_agents() -> None:
-    """Every agent and what they are doing."""
+    """Every agent and what they are doing; while the hotline is down, as it left them."""
     settings = house_rules.load()
-    table = Table("工号 number", "name", "state", "since", box=None)
-    with reading(settings) as session:
-        for agent in session.scalars(select(Agent).order_by(Agent.number)):
-            since = moment(agent.state_since, settings) if agent.state_since else "—"
-            table.add_row(agent.number, agent.name, agent.state, since)
+    table = Table("工号 number", "name", "state", "since", "phone", "call", box=None)
+    try:
+        rows = [(a["number"], a["name"], a["state"], a["since"], a["phone"], a["call"]) for a in live.agents_now()]
+    except NoAnswer:
+        with reading(settings) as session:
+            found = session.scalars(select(Agent).order_by(Agent.number))
+            rows = [(a.number, a.name, a.state, a.state_since, a.phone, a.call_id) for a in found]
+    for number, name, state, at, phone, call in rows:
+        table.add_row(number, name or "", state, moment(at, settings) if at else "—", phone or "—", call or "—")
     out.print(table)
+
+
+@agents_app.command("time")
+def agents_time(
+    day: Annotated[str | None, typer.Option(help="YYYY-MM-DD in the hotline's time zone; left out: today.")] = None,
+) -> None:
+    """Minutes that each agent was what on a day, by code of the pause; a spent allowance is red."""
+    settings, pauses = house_rules.load(), desk_rules.open_book().now.pauses
+    begin, end = day_of(on_day(day, settings), settings.zone)
+    codes = [*pauses, *([desk_rules.Pause(code="", name="其他")])]
+    table = Table(
+        "工号 number", "name", *(Column(name, justify="right") for name in ("空闲 idle", "来电 calls", "话后 wrap-up",
+        "未接 RONA", *(f"{pause.name} {pause.code}".strip() for pause in codes))), box=None,
+    )  # fmt: skip
+    with reading(settings) as session:
+        spent = times(changes_since(session, begin), begin, min(end, time.time()))
+        names = {agent.number: agent.name for agent in session.scalars(select(Agent))}
+
+    def minutes(number: str, *duties: Duty, daily: int = 0, of: tuple[str | None, ...] = (None,)) -> str:
+        found = sum(spent.get((number, duty, code), 0.0) for duty in duties for code in of) / 60
+        return f"[red]{found:.0f}[/red]" if daily and found >= daily else f"{found:.0f}" if found else "—"
+
+    known = {pause.code for pause in pauses}
+    for number in sorted({number for number, _, _ in spent}):
+        others = tuple({code for one, _, code in spent if one == number and code not in known} | {None})
+        table.add_row(
+            number, names.get(number, ""), minutes(number, Duty.IDLE), minutes(number, *ON_A_CALL),
+            minutes(number, Duty.WRAP_UP), minutes(number, Duty.NO_ANSWER),
+            *(minutes(number, Duty.PAUSED, daily=pause.daily_minutes, of=(pause.code,)) for pause in pauses),
+            minutes(number, Duty.PAUSED, of=others),
+        )  # fmt: skip
+    out.print(table)
+
+
+def on_day(day: str | None, settings: Settings) -> float:
+    """A moment of that day. Raises SanlingError for what is no date."""
+    if day is None:
+        return time.time()
+    try:
+        return dt.datetime.combine(dt.date.fromisoformat(day), dt.time(12), settings.zone).timestamp()
+    except ValueError:
+        raise SanlingError(f"{day!r} is not a date: write it as 2026-03-02.") from None
 
 
 @agents_app.command("add")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -106,6 +108,24 @@ def test_agents_are_listed(instance):
     assert result.output.count("signed_out") == len(sample.AGENTS)
 
 
+def test_time_by_duty_and_code_of_a_day(instance):
+    noon = dt.datetime(2026, 3, 2, 12, tzinfo=ZoneInfo("Asia/Shanghai")).timestamp()
+    with store.session(store.open_engine(f"sqlite:///{instance / 'sanling.db'}")) as session:
+        for n, (minute, now, code) in enumerate(
+            ((0, "idle", None), (60, "paused", "1"), (95, "ringing", None), (96, "talking", None),
+             (100, "paused", None), (107, "paused", "77"), (110, "signed_out", None))
+        ):  # fmt: skip
+            at = noon + 60 * minute
+            session.add(
+                models.AgentState(id=n + 1, agent="601", at=at, was="", now=now, reason="", call_id=None, code=code)
+            )
+    result = sanling("agents", "time", "--day", "2026-03-02")
+    [row] = [line.split() for line in result.output.splitlines() if " 601 " in line]
+    assert row[2:] == ["60", "5", "—", "—", "35", "—", "—", "—", "10"]
+    assert "小休 1" in result.output
+    assert "601" not in sanling("agents", "time", "--day", "2026-03-01").output
+
+
 def test_an_agent_is_added_and_told_once_how_to_sign_in(instance):
     result = sanling("agents", "add", "680", "新来")
     assert result.exit_code == 0, result.output
@@ -123,6 +143,7 @@ def test_an_agent_is_added_and_told_once_how_to_sign_in(instance):
     [
         (("replay", "cli-0.0"), "There is no call cli-0.0"),
         (("agents", "add", "601", "another"), "601 is taken"),
+        (("agents", "time", "--day", "yesterday"), "2026-03-02"),
         (("agents", "add", "6", "short"), "3 to 8 digits"),
         (("restart",), "does not run: start it with `make run`"),
     ],
