@@ -1,4 +1,4 @@
-"""The hold music: a minute composed by this script, so that it belongs to nobody else.
+"""The hold music, a minute composed by this script, so that it belongs to nobody else; and the beep of a message.
 
 Soft plucked tones over slow chords in a pentatonic scale that moves to another key every six bars. The melody wanders
 by a seeded choice and each string is a few cents off in its own way, so that a recording of any half second can be
@@ -32,6 +32,10 @@ DETUNED_CENTS = 12.0
 SWAY_CENTS = 25.0
 """How far the pitch of a tone sways, as under a finger on the string."""
 
+BEEP_HZ = 1000.0
+BEEP_S = 0.5
+BEEP_FADE_S = 0.02
+
 CHORDS = ((0, 2, 3), (4, 0, 2), (3, 1, 4), (0, 3, 2), (4, 2, 1), (3, 0, 1))
 RHYTHMS = ((0, 1, 2, 3), (0, 1.5, 2, 3), (0, 1, 2.5), (0, 2, 3), (0, 0.5, 1, 2, 3.5), (0, 2), (0.5, 1, 2, 3))
 
@@ -56,6 +60,13 @@ def compose(rate: int) -> Samples:
             place = int(np.clip(place + choice.integers(-3, 4), 1, len(SCALE_HZ) - 1))
             pluck(start + beat, place, 0.55 + 0.2 * choice.random(), 1.8, 0.03 * choice.random())
     return np.asarray(music / np.abs(music).max())
+
+
+def beep(rate: int) -> Samples:
+    """After it a message is recorded: half a second of 1 kHz, faded in and out; level is up to the caller."""
+    time = np.arange(int(BEEP_S * rate)) / rate
+    fade = np.clip(np.minimum(time, BEEP_S - time) / BEEP_FADE_S, 0.0, 1.0)
+    return np.asarray(fade * np.sin(2 * np.pi * BEEP_HZ * time))
 
 
 def _add(

@@ -31,13 +31,17 @@ class Year(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def calendar(file: Path = OFFICIAL) -> Calendar:
     """The calendar in `file`. Raises SettingsInvalid, naming the year and what to write."""
     try:
-        years = msgspec.convert(tomllib.loads(file.read_text(encoding="utf-8")), dict[str, Year])
+        years = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsInvalid(f"The calendar {file} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsInvalid(f"{file.name}: {error}. Write it as in ari_app/calendar.toml.") from error
     days: dict[str, set[date]] = {"holidays": set(), "make_up": set()}
-    for name, year in years.items():
+    for name, table in years.items():
+        try:
+            year = msgspec.convert(table, Year)
+        except msgspec.ValidationError as error:
+            raise SettingsInvalid(f"{file.name}: {name}: {error}. Write it as in ari_app/calendar.toml.") from error
         for part, found in days.items():
             for entry in getattr(year, part):
                 first, last = entry if isinstance(entry, tuple) else (entry, entry)

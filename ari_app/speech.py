@@ -104,7 +104,8 @@ def render(
 
 def _samples(prompt: Prompt, folder: Path, speaker: Callable[[], Speaker]) -> Samples:
     if prompt.source == "composition":
-        return level(music.compose(PHONE_RATE), PHONE_RATE, MUSIC_LUFS)
+        composed = music.beep(PHONE_RATE) if prompt.id == "beep" else music.compose(PHONE_RATE)
+        return level(composed, PHONE_RATE, MUSIC_LUFS)
     if prompt.source == "recording":
         return for_telephone(*read_recording(folder / "overrides" / f"{prompt.id}.wav"))
     return for_telephone(speaker().say(prompt.text, prompt.voice, prompt.speed, prompt.readings), MODEL_RATE)
