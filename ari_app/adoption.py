@@ -19,7 +19,9 @@ from datetime import datetime
 from math import inf
 from pathlib import PurePath
 
-from ari_app import cases
+from sqlalchemy.orm import Session
+
+from ari_app import cases, outcomes
 from ari_app.ari.client import Snapshot
 from ari_app.ari.errors import AriError, NotFound, RequestFailed
 from ari_app.ari.mailboxes import Mailbox, owner_of
@@ -28,6 +30,7 @@ from ari_app.callmeback import VARIABLE
 from ari_app.errors import LedgerContradiction, StoreUnavailable
 from ari_app.flow.billing import Seat, stretches, with_caller_s
 from ari_app.flow.identity import Element
+from ari_app.flow.matters import Matter
 from ari_app.flow.sop import (
     CONSULTED,
     ELEMENTS,
@@ -46,7 +49,7 @@ from ari_app.flow.story import Story, talk_changes
 from ari_app.ledger import Past
 from ari_app.line import Hotline
 from ari_app.outbound import Outbound, line_channel
-from ari_app.store.models import OfferEvent
+from ari_app.store.models import Identity, OfferEvent
 from ari_app.talk import Offer, offer_channel, second_name
 from ari_app.voice import Speech, playback_name
 
@@ -294,8 +297,8 @@ async def _recall_person(call: Call, past: Past) -> None:
     proven = next((one for one in reversed(past.identities) if one.verified), None)
     if proven is not None:
         try:
-            call.person = await call.hotline.ledger.look_up(
-                lambda session: cases.person(session, party_id=proven.party_id, lawyer_id=proven.lawyer_id)
+            call.person, call.earlier = await call.hotline.ledger.look_up(
+                lambda session: _person_of(session, proven, call.began)
             )
         except StoreUnavailable as error:
             log.warning("call %s goes on without the caller's name: %s", call.id, error)
@@ -310,6 +313,11 @@ async def _recall_person(call: Call, past: Past) -> None:
         numbers = [row for row in past.transitions if row.state in ASKED_FOR_A_NUMBER]
         if numbers and numbers[-1].heard == Heard.OWN_NUMBER.name:
             call.answers[Element.MOBILE] = call.number or ""
+
+
+def _person_of(session: Session, proven: Identity, at: float) -> tuple[cases.Person | None, tuple[Matter, ...]]:
+    person = cases.person(session, party_id=proven.party_id, lawyer_id=proven.lawyer_id, case_id=proven.case_id)
+    return person, outcomes.matters_of(session, person, at) if person is not None else ()
 
 
 def _entered_since_the_role(past: Past) -> list[Element]:
@@ -347,6 +355,10 @@ async def _go_on(call: Call, now: Snapshot) -> None:
             _closing_goes_on(call)
         case State.LEAVING_MESSAGE:
             await _message_goes_on(call)
+        case State.RATING_REASON if call.story.reason_since is not None:
+            await call.hear_reason()
+        case State.RATING_REASON if call.voice.speech is not None:
+            pass
         case State.OVERTIME if call.story.closing_ended_at is None:
             _closing_goes_on(call)
         case State.LEAVING | State.OVERTIME:

@@ -65,6 +65,7 @@ from ari_app.survey import Survey
 from ari_app.talk import Talk, second_name
 from ari_app.voice import Voice
 from metrics.hotline import CallOutcome, QueueResult
+from metrics.hotline import Need as NeedLabel
 
 log = logging.getLogger("sanling.call")
 
@@ -867,7 +868,7 @@ class Call:
     # ---------------------------------------------------------------- after the talk
 
     def _rating_offered(self) -> tuple[str, ...]:
-        if self.survey.asks(self.story):
+        if not self.talk.placed and self.survey.asks(self.story):
             return QUESTIONS[State.RATING]
         self.inbox.put(Heard.RATING_NOT_ASKED)
         return ()
@@ -962,7 +963,7 @@ class Call:
             *([outcomes.row_of(self._matter(now), self.second_of)] if self.person is not None else []),
         )
         if self.second_of is not None and self.progress.need is not None:
-            self.hotline.metrics.second_call(WHISPERED_NEEDS[self.progress.need])
+            self.hotline.metrics.second_call(cast(NeedLabel, outcomes.name_of(self.progress.need)))
         self._count(outcome, waited_s, after_closing)
         log.info(
             "call %s ended: %s, waited %.1f s, talked %.1f s, hung up by %s",

@@ -39,6 +39,7 @@ from ari_app.store.models import (
     Ending,
     Identity,
     OfferEvent,
+    OutboundCall,
     PromptHeard,
     Recording,
     Table,
@@ -552,6 +553,8 @@ class Past:
     identities: list[Identity] = field(default_factory=list)
     offers: list[OfferEvent] = field(default_factory=list)
     prompts_heard: int = 0
+    outbound: OutboundCall | None = None
+    """What it is for, if we placed it."""
 
 
 def left_open(session: Session, instance: str, waiting: Iterable[Table] = ()) -> list[Past]:
@@ -587,6 +590,8 @@ def left_open(session: Session, instance: str, waiting: Iterable[Table] = ()) ->
         pasts[event.call_id].offers.append(event)
     for heard in rows(PromptHeard):
         pasts[heard.call_id].prompts_heard += 1
+    for errand in rows(OutboundCall):
+        pasts[errand.call_id].outbound = errand
     return list(pasts.values())
 
 

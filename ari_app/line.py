@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ari_app.ari.client import Client
 from ari_app.ari.errors import Conflict, Invalid, NotFound
 from ari_app.ari.mailboxes import Mailbox
+from ari_app.callbacks import Callbacks
 from ari_app.desk import Desk
 from ari_app.flow.sop import Heard
 from ari_app.ledger import Ledger
@@ -35,6 +36,11 @@ class Hotline:
     """Unix seconds."""
     linked: asyncio.Event
     """Set while Asterisk is reachable."""
+    callbacks: Callbacks = field(init=False)
+
+    def __post_init__(self) -> None:
+        made = Callbacks(self.ledger, self.desk, self.metrics, self.clock, self.settings.zone, self.settings.instance)
+        object.__setattr__(self, "callbacks", made)
 
 
 @dataclass(frozen=True)

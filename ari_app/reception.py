@@ -69,7 +69,7 @@ class Reception:
             try:
                 await work
             except Exception:  # nobody else's affair
-                log.exception("%s: broken", work.__name__)
+                log.exception("what went on beside: broken")
 
         self._group.create_task(unharmed())
 

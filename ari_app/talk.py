@@ -481,6 +481,26 @@ class Talk:
         if offer.joined_at is not None:
             self.served_by = offer.agent
 
+    async def seat(self, agent: str, channel: str) -> bool:
+        """A leader's phone comes into the talk, to have the caller next. False if it is gone, or nobody talks."""
+        if self.bridge is None or self.offer is None or self.second is not None:
+            return False
+        try:
+            await self._client.bridges.addChannel(
+                bridgeId=self.bridge, channel=[channel], inhibitConnectedLineUpdates=True
+            )
+        except (NotFound, Conflict, Invalid):
+            return False
+        self.offers += 1
+        now, name = self._now(), second_name(self._line.id)
+        self.second = Offer(
+            self.offers, agent, channel, now, name, dialled=True, answered_at=now, joined_at=now, transferred=True
+        )
+        self._inside.add(channel)
+        self._write_event("joined", self.second)
+        await self._house.desk.steps_in(name, agent)
+        return True
+
     def bill(self, state: State, since: float, until: float, n: int) -> list[models.TalkTime]:
         """Rows of who talked with whom in `state`, which was left in step `n`; each agent's time is added up."""
         billed = stretches(state, since, until, self._joined())

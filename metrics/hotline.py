@@ -49,7 +49,7 @@ AFTER_CLOSING_EDGES_S: Final = (0.5, 1.0, 2.0, 3.0, 4.0, 4.7, 5.0, 5.3, 6.0, 10.
 LATENCY_EDGES_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 CallOutcome = Literal[
-    "handled", "abandoned", "short_abandon", "left_in_menu", "fallback", "ceiling", "lost", "broken"
+    "handled", "abandoned", "short_abandon", "left_in_menu", "fallback", "ceiling", "lost", "broken", "callback"
 ]  # fmt: skip
 """How a call ended, one value a call.
 
@@ -61,6 +61,16 @@ fallback       the dialplan spoke to the caller because the controller could not
 ceiling        the call reached its longest allowed duration
 lost           Asterisk died under it; the caller is called back first
 broken         something failed inside the hotline; always worth an alarm
+callback       the caller left the queue, or was not taken into it, and is called back
+"""
+CallbackEnd = Literal["served", "given_up", "expired", "cancelled"]
+"""given_up: every attempt was in vain."""
+PlacedFor = Literal["callback", "case"]
+PlacedOutcome = Literal[
+    "handled", "busy", "no_answer", "refused", "unreachable", "agent_missed", "agent_left", "lost", "broken"
+]  # fmt: skip
+"""How a call that the hotline placed ended. busy to unreachable: what the person's side said. agent_missed: the agent's
+phone was not answered. agent_left: the agent hung up before the person answered.
 """
 OfferOutcome = Literal["answered", "refused", "busy", "no_answer", "unreachable", "caller_left", "broken"]
 """How the ringing of one agent's phone for one caller ended.
@@ -73,7 +83,7 @@ IdentityResult = Literal["proven", "failed", "skipped", "left"]
 """skipped: the caller asked for a person instead. left: the caller hung up while being identified."""
 ContextStatus = Literal["ok", "none", "unavailable"]
 """What the case look-up said before the call reached the controller; the dialplan's SANLING_CONTEXT."""
-QueueResult = Literal["answered", "abandoned", "short_abandon", "ceiling", "lost", "broken"]
+QueueResult = Literal["answered", "abandoned", "short_abandon", "ceiling", "lost", "broken", "callback"]
 AgentState = Literal["idle", "offered", "talking", "wrap_up", "paused", "signed_out"]
 MendedState = Literal["reserved", "ringing", "wrap_up"]
 """What the watchdog found an agent in: with no phone that rings, or long after the wrap-up's end."""
@@ -97,6 +107,9 @@ SurveyResult = Literal["rated", "silent", "invalid", "person", "left", "not_aske
 not_asked: not among the share that is asked, or rated already in this call.
 """
 
+CALLBACK_ENDS: Final[tuple[CallbackEnd, ...]] = get_args(CallbackEnd)
+PLACED_FOR: Final[tuple[PlacedFor, ...]] = get_args(PlacedFor)
+PLACED_OUTCOMES: Final[tuple[PlacedOutcome, ...]] = get_args(PlacedOutcome)
 CALL_OUTCOMES: Final[tuple[CallOutcome, ...]] = get_args(CallOutcome)
 OFFER_OUTCOMES: Final[tuple[OfferOutcome, ...]] = get_args(OfferOutcome)
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
@@ -199,6 +212,10 @@ class HotlineMetrics:
         self._stored = counter("recordings_stored", "Recordings stored and read back alike.", "store")
         self._recording_failures = counter("recordings_failed", "Failed attempts to keep a recording.", "stage")
         self._callbacks = counter("callbacks_left", "Callers who left a number for a callback.")
+        self._callbacks_ended = counter("callbacks_ended", "Callbacks that are over, by result.", "result")
+        self._placed = counter("calls_placed", "Calls that we placed, by purpose and outcome.", "purpose", "outcome")
+        self._placed_rang = counter("calls_placed_ringing_seconds", "Seconds that calls we placed rang.", "purpose")
+        self._placed_talked = counter("calls_placed_talk_seconds", "Seconds talked in calls we placed.", "purpose")
 
         self._adopted = counter("calls_adopted", "Calls of an earlier controller that were taken up.")
         self._ghosts = counter("ghosts", "Channels, bridges and agents found without a call, and ended.", "kind")
@@ -308,6 +325,19 @@ class HotlineMetrics:
     def callback_left(self) -> None:
         self._callbacks.inc()
 
+    def callback_ended(self, result: str) -> None:
+        """A callback is over: one of CALLBACK_ENDS."""
+        self._callbacks_ended.labels(_listed(result, CALLBACK_ENDS)).inc()
+
+    def call_placed_ended(self, purpose: PlacedFor, outcome: PlacedOutcome, *, rang_s: float, talk_s: float) -> None:
+        """A call that the hotline placed is over; the person's telephone rang `rang_s`, agent and person talked
+        `talk_s` (seconds).
+        """
+        label = _listed(purpose, PLACED_FOR)
+        self._placed.labels(label, _listed(outcome, PLACED_OUTCOMES)).inc()
+        self._placed_rang.labels(label).inc(_duration(rang_s))
+        self._placed_talked.labels(label).inc(_duration(talk_s))
+
     def call_adopted(self) -> None:
         """A call of an earlier controller was taken up."""
         self._adopted.inc()
@@ -408,6 +438,13 @@ class HotlineMetrics:
             self._mended.labels(mended)
         for side in HUNG_UP_BY:
             self._hangups.labels(side)
+        for end in CALLBACK_ENDS:
+            self._callbacks_ended.labels(end)
+        for purpose in PLACED_FOR:
+            self._placed_rang.labels(purpose)
+            self._placed_talked.labels(purpose)
+            for came_to in PLACED_OUTCOMES:
+                self._placed.labels(purpose, came_to)
             self._after_closing.labels(side)
         for store in STORES:
             self._stored.labels(store)

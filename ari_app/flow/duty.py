@@ -60,6 +60,9 @@ class What(StrEnum):
     CONSULTS = "consults"
     RETURNS = "back from consulting"
     TAKES_OVER = "took the call over"
+    STEPS_IN = "stepped in for an agent"
+    PULLS = "pulled a caller"
+    PLACES = "places a call"
     OFFER_WITHDRAWN = "offer withdrawn"
     NOT_TAKEN = "not taken"
     TALK_ENDED = "talk ended"
@@ -77,7 +80,9 @@ class News:
     what: What
     at: float
     call_id: str | None = None
-    """Of IS_OFFERED: the call. Of what becomes of a call: the call that must be held for it to be heard."""
+    """Of IS_OFFERED, PULLS and STEPS_IN: the call. Of what becomes of a call: the one that must be held for it to be
+    heard.
+    """
     to_call: str | None = None
     """Of TAKES_OVER: the call that is held from now on."""
     phone: str = ""
@@ -123,6 +128,8 @@ OF_A_CALL = (
 )  # fmt: skip
 """Heard only by the agent who holds the call."""
 
+GIVES_A_CALL = (What.IS_OFFERED, What.PULLS, What.STEPS_IN, What.PLACES)
+
 TABLE: dict[tuple[Duty, What], Duty | Refusal] = {
     # 1. Signing in, at whatever phone: also moves, comes back from a pause, and ends wrap-up. AGT-1
     **{(duty, What.SIGNS_IN): Duty.IDLE for duty in (Duty.SIGNED_OUT, *AT_REST)},
@@ -149,7 +156,16 @@ TABLE: dict[tuple[Duty, What], Duty | Refusal] = {
     (Duty.TALKING, What.CONSULTS): Duty.CONSULTING,
     (Duty.CONSULTING, What.RETURNS): Duty.TALKING,
     **{(duty, What.TAKES_OVER): Duty.TALKING for duty in IN_TALK},
-    # 6. Wrap-up: it ends by itself or by code, and a code makes it longer
+    # 6. A leader takes an agent's caller over, or one who waits, also out of a pause. AGT-5
+    **{(duty, What.STEPS_IN): Duty.TALKING for duty in AT_REST},
+    **{(duty, What.PULLS): Duty.RESERVED for duty in AT_REST},
+    **{(duty, What.PULLS): BUSY for duty in ON_A_CALL},
+    (Duty.SIGNED_OUT, What.PULLS): NOT_SIGNED_IN,
+    # 6a. An agent places a call: reserved for it before the agent's own phone rings
+    **{(duty, What.PLACES): Duty.RESERVED for duty in AT_REST},
+    **{(duty, What.PLACES): BUSY for duty in ON_A_CALL},
+    (Duty.SIGNED_OUT, What.PLACES): NOT_SIGNED_IN,
+    # 7. Wrap-up: it ends by itself or by code, and a code makes it longer
     **{(duty, What.TALK_ENDED): Duty.WRAP_UP for duty in ON_A_CALL},
     (Duty.WRAP_UP, What.WRAP_UP_OVER): Duty.IDLE,
     (Duty.WRAP_UP, What.READY): Duty.IDLE,
@@ -157,7 +173,7 @@ TABLE: dict[tuple[Duty, What], Duty | Refusal] = {
     **{(duty, code): BUSY for code in (What.READY, What.EXTENDS) for duty in ON_A_CALL},
     **{(Duty.SIGNED_OUT, code): NOT_SIGNED_IN for code in (What.READY, What.EXTENDS)},
     **{(duty, What.EXTENDS): NOT_WRAPPING_UP for duty in (Duty.IDLE, Duty.PAUSED, Duty.NO_ANSWER)},
-    # 7. What cannot last is mended: a call that nobody has, a hotline that came back
+    # 8. What cannot last is mended: a call that nobody has, a hotline that came back
     **{(duty, What.STUCK): Duty.IDLE for duty in ON_A_CALL},
     **{(duty, What.RESTARTED): Duty.IDLE for duty in ON_A_CALL},
 }
@@ -171,7 +187,7 @@ def step(agent: AgentNow, news: News) -> AgentNow | Refusal:
     if isinstance(to, Refusal):
         return to
     phone = news.phone if news.what is What.SIGNS_IN else agent.phone
-    call = news.call_id if news.what is What.IS_OFFERED else news.to_call or agent.call_id
+    call = news.call_id if news.what in GIVES_A_CALL else news.to_call or agent.call_id
     after = replace(
         agent,
         duty=to,

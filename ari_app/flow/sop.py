@@ -22,6 +22,8 @@ from ari_app.flow.keypad import LETTER_KEYS, Entry
 
 TRIES = 3
 """Failures at one question, and rounds of identity, before the hotline stops asking. SOP-2."""
+RATING_TRIES = 2
+"""How a talk was is asked twice at most: whoever does not want to say it is not kept."""
 
 
 class State(Enum):
@@ -51,6 +53,8 @@ class State(Enum):
     THREE_WAY = "三方通话"
     TRANSFERRING = "转二线"
     TRANSFERRING_TO_AGENT = "转指定座席"
+    RATING = "满意度评价"
+    RATING_REASON = "说明原因"
     CLOSING = "结束语"
     LEAVING = "等待挂机"
     AFTER_HOURS = "非工作时间"
@@ -117,6 +121,7 @@ class Heard(Enum):
     SWAP_ASKED = "座席切换"
     THREE_WAY_ASKED = "座席要三方通话"
     HAND_OVER_ASKED = "座席交给二线"
+    TAKEN_OVER = "班长接管"
     BACK_ASKED = "座席回到来电人"
     TRANSFER_TO_PARTY_LINE = "座席转当事人线"
     TRANSFER_TO_LAWYER_LINE = "座席转律师线"
@@ -125,6 +130,13 @@ class Heard(Enum):
     TRANSFER_NOT_POSSIBLE = "座席要转的人不空闲"
     SECOND_LEFT = "二线挂机"
     SECOND_LATE = "二线到时无人"
+    RATING_NOT_ASKED = "不询问评价"
+    RATED_1 = "评一分"
+    RATED_2 = "评两分"
+    RATED_3 = "评三分"
+    RATED_4 = "评四分"
+    RATED_5 = "评五分"
+    REASON_GIVEN = "原因说完"
     FIVE_SECONDS_PASSED = "五秒已过"
     CEILING_NEAR = "离通话上限一分钟"
     CEILING_REACHED = "到通话上限"
@@ -211,6 +223,11 @@ class Do(Enum):
     SAY_TO_SECOND_LINE = "提示正在转接二线"
     SAY_SECOND_LATE = "提示二线将回复"
     SAY_NOT_POSSIBLE = "提示对方无法接听"
+    OFFER_RATING = "看是否询问评价"
+    ASK_REASON = "询问不满意的原因"
+    HEAR_REASON = "听取原因"
+    END_REASON = "停止听取"
+    SAY_REASON_NOTED = "提示原因已记下"
     SAY_CLOSING = "播放结束语"
     GIVE_FIVE_SECONDS = "等待五秒"
     SAY_CEILING_NEAR = "提示还有一分钟"
@@ -258,6 +275,7 @@ QUESTIONS: dict[State, tuple[str, ...]] = {
     State.CALLBACK_NUMBER: ("callback-number-is", "callback-confirm"),
     State.CALLBACK_ENTRY: ("callback-ask-number",),
     State.CALLBACK_WINDOW: ("callback-ask-window",),
+    State.RATING: ("ask-rating",),
 }
 """What each asking state says: ids of the approved wording. SCR-1."""
 
@@ -277,6 +295,10 @@ MENUS: dict[State, dict[str, Heard]] = {
     State.CALLBACK_OFFERED: {"1": Heard.WANTS_CALLBACK},
     State.CALLBACK_NUMBER: {"1": Heard.NUMBER_RIGHT, "2": Heard.OTHER_NUMBER},
     State.CALLBACK_WINDOW: {"1": Heard.SAID_ANY_TIME, "2": Heard.SAID_MORNING, "3": Heard.SAID_AFTERNOON},
+    State.RATING: {
+        "1": Heard.RATED_1, "2": Heard.RATED_2, "3": Heard.RATED_3, "4": Heard.RATED_4, "5": Heard.RATED_5,
+    },
+    State.RATING_REASON: {"#": Heard.REASON_GIVEN},
     State.CLOSING: {},
     State.LEAVING: {},
 }  # fmt: skip
@@ -318,7 +340,7 @@ ANYWHERE = tuple(state for state in State if state is not State.ENDED)
 ASKING = tuple(QUESTIONS)
 OFFERING_CALLBACK = (State.CALLBACK_OFFERED, State.CALLBACK_NUMBER, State.CALLBACK_ENTRY, State.CALLBACK_WINDOW)
 NOT_IDENTIFYING = (
-    State.ASKING_ROLE, State.ASKING_NEED, State.AFTER_HOURS, State.SELF_SERVICE, *OFFERING_CALLBACK,
+    State.ASKING_ROLE, State.ASKING_NEED, State.AFTER_HOURS, State.SELF_SERVICE, *OFFERING_CALLBACK, State.RATING,
 )  # fmt: skip
 IDENTIFYING = tuple(state for state in ASKING if state not in NOT_IDENTIFYING)
 QUEUED = (State.WAITING, State.OFFERING, State.WHISPERING)
@@ -334,10 +356,18 @@ SEEKING = (State.CONSULT_RINGING, State.TRANSFERRING, State.TRANSFERRING_TO_AGEN
 SERVED = (State.TALKING, State.CONSULT_RINGING, *CONSULTED)
 """States in which an agent has the caller. AGT-6."""
 
+RATED: dict[Heard, int] = {
+    Heard.RATED_1: 1, Heard.RATED_2: 2, Heard.RATED_3: 3, Heard.RATED_4: 4, Heard.RATED_5: 5,
+}  # fmt: skip
+"""Scores of the survey after a talk. KPI-7."""
+LOW = ((State.RATING, Heard.RATED_1), (State.RATING, Heard.RATED_2))
+"""Scores that ask for a reason, and that the team leader looks after."""
+
 Row = tuple[State, tuple[Do, ...]]
 
 TO_DESK: Row = (State.ADMITTING, (Do.ADMIT,))
-TO_CLOSING: Row = (State.CLOSING, (Do.RELEASE_AGENT, Do.SAY_CLOSING, Do.LISTEN))
+TALK_OVER: Row = (State.RATING, (Do.RELEASE_AGENT, Do.OFFER_RATING))
+TO_CLOSING: Row = (State.CLOSING, (Do.SAY_CLOSING, Do.LISTEN))
 NOT_TAKEN = (
     Heard.AGENT_REFUSED,
     Heard.AGENT_BUSY,
@@ -524,10 +554,12 @@ SOP: dict[tuple[State, Heard], Row] = {
         for state in (State.CONSULT_SWAPPED, State.THREE_WAY)
         for row, to in {
             (state, Heard.DISCLAIMER_ASKED): (state, (Do.SAY_DISCLAIMER,)),
-            (state, Heard.CLOSING_ASKED): (TO_CLOSING[0], (Do.RELEASE_SECOND, *TO_CLOSING[1])),
+            (state, Heard.CLOSING_ASKED): (TALK_OVER[0], (Do.RELEASE_SECOND, *TALK_OVER[1])),
         }.items()
     },
-    # 10b. Handed on without asking: to the second line, to a line's queue, or to one agent who is free
+    # 10b. A leader or mentor who has come into the talk goes on with the caller; the agent is let go. AGT-5
+    (State.TALKING, Heard.TAKEN_OVER): (State.TALKING, (Do.RELEASE_AGENT, Do.HAND_OVER, Do.ARRANGE)),
+    # 10c. Handed on without asking: to the second line, to a line's queue, or to one agent who is free
     (State.TALKING, Heard.TRANSFER_TO_SECOND_LINE): (
         State.TRANSFERRING,
         (Do.RELEASE_AGENT, Do.SAY_TO_SECOND_LINE, Do.SEEK_SECOND),
@@ -564,9 +596,21 @@ SOP: dict[tuple[State, Heard], Row] = {
         State.CLOSING,
         (*NO_SECOND, Do.OPEN_SECOND_ORDER, Do.SAY_SECOND_LATE, Do.SAY_CLOSING, Do.LISTEN),
     ),
-    # 11. The closing question, then five seconds for the caller to hang up first. SOP-6
-    (State.TALKING, Heard.CLOSING_ASKED): TO_CLOSING,
-    (State.TALKING, Heard.AGENT_LEFT): TO_CLOSING,
+    # 11. The agent leaves, and the caller who was served is asked how it was: once, and once more if the key was wrong.
+    #     Who gives one or two is asked why, and says so: # or a pause ends it. KPI-7
+    (State.TALKING, Heard.CLOSING_ASKED): TALK_OVER,
+    (State.TALKING, Heard.AGENT_LEFT): TALK_OVER,
+    **{(State.RATING, rated): TO_CLOSING for rated in RATED},
+    **dict.fromkeys(LOW, (State.RATING_REASON, (Do.ASK_REASON, Do.LISTEN))),
+    **{(State.RATING, none): TO_CLOSING for none in (Heard.RATING_NOT_ASKED, Heard.NO_ENTRY, Heard.ENTRY_GIVEN_UP)},
+    (State.RATING_REASON, Heard.PROMPT_ENDED): (State.RATING_REASON, (Do.HEAR_REASON,)),
+    (State.RATING_REASON, Heard.REASON_GIVEN): (
+        State.CLOSING,
+        (Do.END_REASON, Do.SAY_REASON_NOTED, Do.SAY_CLOSING, Do.LISTEN),
+    ),
+    (State.RATING_REASON, Heard.NO_ENTRY): (State.CLOSING, (Do.END_REASON, Do.SAY_CLOSING, Do.LISTEN)),
+    (State.RATING_REASON, Heard.WANTS_A_PERSON): (TO_DESK[0], (Do.END_REASON, *TO_DESK[1])),
+    # 11b. The closing question, then five seconds for the caller to hang up first. SOP-6
     (State.CLOSING, Heard.PROMPT_ENDED): (State.LEAVING, (Do.GIVE_FIVE_SECONDS,)),
     (State.LEAVING, Heard.FIVE_SECONDS_PASSED): (State.ENDED, (Do.HANG_UP,)),
     # 11a. A call that we place, a callback or one in a case: the agent's phone first, then the person's, and the agent
@@ -687,6 +731,8 @@ SOP: dict[tuple[State, Heard], Row] = {
     (State.BRIEFING, Heard.RESUMED): (State.BRIEFING, (Do.WHISPER,)),
     (State.CALLING_OUT, Heard.RESUMED): (State.CALLING_OUT, (Do.CALL_OUT,)),
     (State.NOT_REACHED, Heard.RESUMED): (State.NOT_REACHED, (Do.TELL_NOT_REACHED,)),
+    (State.RATING, Heard.RESUMED): (State.RATING, (Do.SAY_INTERRUPTED, Do.OFFER_RATING)),
+    (State.RATING_REASON, Heard.RESUMED): (State.RATING_REASON, (Do.SAY_INTERRUPTED, Do.ASK_REASON, Do.LISTEN)),
     (State.CLOSING, Heard.RESUMED): (State.CLOSING, (Do.SAY_CLOSING, Do.LISTEN)),
     (State.OVERTIME, Heard.RESUMED): (State.OVERTIME, (Do.SAY_CLOSING,)),
 }
@@ -714,7 +760,9 @@ def step(call: Progress, heard: Heard) -> tuple[Progress, tuple[Do, ...]]:
     """What becomes of `call` once `heard` is heard, and what to do, in order. Total: every pair has an answer."""
     failed = heard in (Heard.ENTRY_INVALID, Heard.NO_ENTRY) and call.state in ASKING
     failed |= heard is Heard.MESSAGE_EMPTY and call.state is State.LEAVING_MESSAGE
-    if failed and call.tries + 1 >= TRIES:
+    failed |= heard is Heard.ENTRY_CLEARED and call.state is State.RATING
+    unanswered = heard is Heard.NO_ENTRY and call.state is State.RATING
+    if failed and not unanswered and call.tries + 1 >= (TRIES if call.state is not State.RATING else RATING_TRIES):
         heard = Heard.ENTRY_GIVEN_UP
     unproven = heard is Heard.IDENTITY_NOT_PROVEN and call.state is State.CHECKING
     if unproven and call.rounds + 1 >= TRIES:

@@ -7,12 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ari_app.flow.sop import SEEKING, Do, Heard, State
+from ari_app.flow.sop import RATED, SEEKING, Do, Heard, State
 
 SPEAKING = frozenset(
-    do for do in Do if do.name.startswith("SAY_") or do in (Do.ASK, Do.OFFER_OWN_NUMBER, Do.OFFER_CALLBACK_NUMBER)
-)  # fmt: skip
+    do
+    for do in Do
+    if do.name.startswith("SAY_")
+    or do in (Do.ASK, Do.OFFER_OWN_NUMBER, Do.OFFER_CALLBACK_NUMBER, Do.OFFER_RATING, Do.ASK_REASON)
+)
 """Actions that play something to the caller, or to both sides."""
+
+
+def talk_changes(was: State, now: State, actions: tuple[Do, ...]) -> bool:
+    """Whether what is talked from here on is billed anew: another state, or another agent in the same one."""
+    return now is not was or Do.HAND_OVER in actions
 
 
 @dataclass
@@ -44,6 +52,10 @@ class Story:
     """The step that began to record a message that is not taken yet: its number, its moment."""
     messages: tuple[tuple[int, float, float], ...] = ()
     """Messages that were taken: the step that began each, its moment, and the moment it was taken."""
+    rated: bool = False
+    """The caller has keyed a score."""
+    reason_since: float | None = None
+    """Since when the caller may say why it was a low one; None: not now."""
     lost: bool = False
     """Asterisk died under the call."""
     kept: tuple[float, float] | None = None
@@ -75,10 +87,13 @@ class Story:
             self.callback_noted = (at, heard)
         if Do.TELL_NOT_REACHED in actions and heard is not Heard.RESUMED:
             self.unreached = heard
-        if now is not was:
+        if talk_changes(was, now, actions):
             self.state_since = at
         if now not in SEEKING:
             self.second_since = None
+        self.rated = self.rated or heard in RATED
+        if now is not State.RATING_REASON or Do.ASK_REASON in actions:
+            self.reason_since = None
         self.rows += 1
 
     def _note_action(self, do: Do, at: float) -> None:
@@ -101,6 +116,8 @@ class Story:
             case Do.TAKE_MESSAGE if self.recording is not None:
                 self.messages = (*self.messages, (*self.recording, at))
                 self.recording = None
+            case Do.HEAR_REASON:
+                self.reason_since = at
             case Do.GIVE_FIVE_SECONDS:
                 self.closing_ended_at = at
             case Do.SEEK_SECOND if self.second_since is None:

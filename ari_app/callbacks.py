@@ -1,0 +1,305 @@
+"""The callbacks that are open: who is to be called back, from which place in the queue, and when.
+
+Theory of operation. What was asked for and what became of it are rows; ``flow.callbacks`` folds them. A callback that
+may be tried now waits at the desk like a caller, at its old place, under the name of the call that will come of it; the
+desk reserves an agent for that name, and the call is placed (``ari_app.outbound``). It is out of the queue while an
+attempt is made, while the person is on the line, and until its next moment. Every change is one row, written here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import tzinfo
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ari_app.desk import Desk, Reserved
+from ari_app.flow import callbacks as law
+from ari_app.flow.callbacks import Event, Happened, Stage, Terms, Window, Wish
+from ari_app.flow.routing import Wants
+from ari_app.ledger import Ledger
+from ari_app.privacy import mask
+from ari_app.rules import Rules, time_of_day
+from ari_app.store import models
+from metrics.hotline import HotlineMetrics
+
+log = logging.getLogger("sanling.callbacks")
+
+FIRST_OF_ALL = 10
+"""The priority of somebody whom we cut off: above every caller's."""
+LOOK_EVERY_S = 5.0
+"""So often it is looked whose moment has come, or is over."""
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A callback's place at the desk; `call_id` is the call that will come of it."""
+
+    callbacks: Callbacks
+    wish_id: str
+    call_id: str
+
+    def put(self, event: object) -> None:
+        if isinstance(event, Reserved):
+            self.callbacks.agent_reserved(self, event.agent)
+
+
+class CallIds:
+    """Names of the calls that we place: ``demo-out_1763763200.3``, as the ids of those that come in."""
+
+    def __init__(self, instance: str, clock: Callable[[], float]) -> None:
+        self._instance = instance
+        self._clock = clock
+        self._last = (0, 0)
+
+    def next(self) -> str:
+        second = int(self._clock())
+        self._last = (second, self._last[1] + 1 if self._last[0] == second else 1)
+        return f"{self._instance}-out_{second}.{self._last[1]}"
+
+
+class Callbacks:
+    """`place` is set by whoever places calls: it is given what the call is for."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        desk: Desk,
+        metrics: HotlineMetrics,
+        clock: Callable[[], float],
+        zone: tzinfo,
+        instance: str,
+    ) -> None:
+        self._ledger = ledger
+        self._desk = desk
+        self._metrics = metrics
+        self._clock = clock
+        self._zone = zone
+        self.ids = CallIds(instance, clock)
+        self._wishes: dict[str, Wish] = {}
+        self._seats: dict[str, Seat] = {}
+        self.place: Callable[[models.OutboundCall], None] | None = None
+
+    @property
+    def terms(self) -> Terms:
+        return terms_of(self._desk.rules.now, self._zone)
+
+    def all(self) -> list[Wish]:
+        """Those that are open, in the order in which they come."""
+        return sorted((w for w in self._wishes.values() if w.is_open), key=lambda w: (not w.first, w.since))
+
+    def open_for(self, number: str | None, party_id: int | None = None, lawyer_id: int | None = None) -> Wish | None:
+        return law.open_for(self._wishes.values(), number=number, party_id=party_id, lawyer_id=lawyer_id)
+
+    def now(self, wish: Wish) -> Wish:
+        """As it stands."""
+        return self._wishes[wish.id]
+
+    def held_by(self, call_id: str) -> Wish | None:
+        """The open callback of the person on this call, or for whom the call was placed."""
+        return next((w for w in self._wishes.values() if w.is_open and w.call_id == call_id), None)
+
+    # ------------------------------------------------------------ starting, and from then on
+
+    async def open(self, calls: set[str]) -> None:
+        """Reads those that are open. `calls` are in progress; what was held for any other is free again. Raises
+        StoreUnavailable.
+        """
+        self._wishes = {wish.id: wish for wish in await self._ledger.look_up(read)}
+        for row in self._ledger.waiting():
+            if isinstance(row, models.Callback):
+                self._wishes.setdefault(row.id, wish_of(row))
+            elif isinstance(row, models.CallbackEvent):
+                known = self._wishes.get(row.callback_id)
+                if known is not None and row.n > known.rows:
+                    self._wishes[known.id] = law.after(known, event_of(row))
+        for wish in list(self._wishes.values()):
+            if wish.stage is Stage.RETURNED and wish.call_id not in calls:
+                self.happens(wish, Happened.LEFT, call_id=wish.call_id)
+            elif wish.stage is Stage.CALLING and wish.call_id not in calls:
+                self.was_missed(wish, "broken")
+
+    def go(self, place: Callable[[models.OutboundCall], None]) -> None:
+        """From now on calls are placed, by `place`."""
+        self.place = place
+        self.look()
+
+    def stop(self) -> None:
+        """Nobody is called any more; what is open waits for the next controller."""
+        self.place = None
+        for wish_id in list(self._seats):
+            self._get_up(wish_id)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            self.look()
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    def look(self) -> None:
+        """Who may be tried now waits at the desk; who may not does not; who has waited too long has expired."""
+        now, terms = self._clock(), self.terms
+        for wish in self.all():
+            if wish.stage is not Stage.WAITING:
+                continue
+            at = law.next_try(wish, now, terms)
+            if at is None:
+                self.happens(wish, Happened.EXPIRED)
+            elif at <= now and self.place is not None:
+                self._sit_down(wish)
+            else:
+                self._get_up(wish.id)
+
+    def _sit_down(self, wish: Wish) -> None:
+        if wish.id in self._seats:
+            return
+        seat = self._seats[wish.id] = Seat(self, wish.id, self.ids.next())
+        rules = self._desk.rules.now.routing
+        pressing = rules.pressing_priority if wish.need == "pressing" else 0
+        self._desk.join(
+            seat.call_id,
+            wish.since,
+            seat,
+            wants=Wants(
+                line="lawyer" if wish.role == "lawyer" else "party",
+                need=wish.need,
+                priority=FIRST_OF_ALL if wish.first else pressing,
+                declined=wish.declined,
+            ),
+        )
+
+    def _get_up(self, wish_id: str) -> None:
+        seat = self._seats.pop(wish_id, None)
+        if seat is not None:
+            self._desk.leave(seat.call_id)
+
+    def agent_reserved(self, seat: Seat, agent: str) -> None:
+        """One attempt begins, if it still may."""
+        wish = self._wishes[seat.wish_id]
+        now = self._clock()
+        if (
+            self._seats.get(wish.id) is not seat
+            or self.place is None
+            or wish.stage is not Stage.WAITING
+            or not self.terms.allows(now, wish.window)
+        ):
+            self._get_up(wish.id)
+            asyncio.get_running_loop().create_task(self._desk.withdraw(seat.call_id, agent), name="withdraw")
+            return
+        self._get_up(wish.id)
+        self.happens(wish, Happened.CALLED, call_id=seat.call_id, agent=agent)
+        log.info("callback %s: call %s to %s, agent %s", wish.id, seat.call_id, mask(wish.number), agent)
+        self.place(
+            models.OutboundCall(
+                call_id=seat.call_id, at=now, agent=agent, number=wish.number, callback_id=wish.id, case_id=None,
+                role=wish.role, need=wish.need, party_id=wish.party_id, lawyer_id=wish.lawyer_id,
+            )
+        )  # fmt: skip
+
+    # ------------------------------------------------------------ what becomes of one
+
+    def asked(self, row: models.Callback) -> Wish | None:
+        """Enters a callback; None if this person has an open one, which is told instead. What is asked again because
+        the person's call was lost comes first from then on.
+        """
+        known = self._wishes.get(row.id) or self.open_for(row.number, row.party_id, row.lawyer_id)
+        if known is not None:
+            if known.is_open and known.id != row.id:
+                first = row.reason == "lost" and not known.first
+                self.happens(known, Happened.HASTENED if first else Happened.MOVED, call_id=row.id, number=row.number)
+            return None
+        self._ledger.write(row)
+        self._metrics.callback_left()
+        wish = self._wishes[row.id] = wish_of(row)
+        return wish
+
+    def moved(self, wish: Wish, number: str, window: Window) -> None:
+        self.happens(wish, Happened.MOVED, number=number, window=window)
+
+    def returned(self, wish: Wish, call_id: str) -> None:
+        """The person is on the line, and nobody calls back meanwhile."""
+        if wish.stage is Stage.WAITING:
+            self._get_up(wish.id)
+            self.happens(wish, Happened.RETURNED, call_id=call_id)
+
+    def was_missed(self, wish: Wish, why: str) -> None:
+        """The attempt is over without the person."""
+        self._write(wish, law.missed(wish, self._clock(), self.terms), why=why)
+
+    def happens(
+        self,
+        wish: Wish,
+        happened: Happened,
+        *,
+        call_id: str | None = None,
+        agent: str | None = None,
+        number: str | None = None,
+        window: Window | None = None,
+        why: str | None = None,
+    ) -> None:
+        wish = self._wishes[wish.id]
+        event = Event(wish.rows + 1, self._clock(), happened, call_id, agent, number, window)
+        self._write(wish, event, why=why)
+
+    def _write(self, wish: Wish, event: Event, *, why: str | None) -> None:
+        after = self._wishes[wish.id] = law.after(wish, event)
+        if after.stage is not Stage.WAITING:
+            self._get_up(wish.id)
+        self._ledger.write(
+            models.CallbackEvent(
+                callback_id=wish.id, n=event.n, at=event.at, event=event.happened.value, call_id=event.call_id,
+                agent=event.agent, number=event.number, window=event.window, until=event.until, why=why,
+            )
+        )  # fmt: skip
+        if event.happened in (Happened.SERVED, Happened.GIVEN_UP, Happened.EXPIRED, Happened.CANCELLED):
+            self._metrics.callback_ended(event.happened.value)
+        log.info("callback %s: %s", wish.id, event.happened)
+
+    def cancel(self, wish_id: str) -> bool:
+        """Nobody is called back any more; False if there is no such open one, or it is being tried."""
+        wish = self._wishes.get(wish_id)
+        if wish is None or wish.stage is not Stage.WAITING:
+            return False
+        self.happens(wish, Happened.CANCELLED)
+        return True
+
+
+def read(session: Session) -> list[Wish]:
+    """Every callback that is open, as it stands."""
+    events: dict[str, list[models.CallbackEvent]] = {}
+    for row in session.scalars(select(models.CallbackEvent).order_by(models.CallbackEvent.n)):
+        events.setdefault(row.callback_id, []).append(row)
+    found = []
+    for asked in session.scalars(select(models.Callback)):
+        wish = wish_of(asked)
+        for row in events.get(asked.id, ()):
+            wish = law.after(wish, event_of(row))
+        if wish.is_open:
+            found.append(wish)
+    return found
+
+
+def wish_of(row: models.Callback) -> Wish:
+    return Wish(
+        row.id, row.number, since=row.at if row.since is None else row.since, asked_at=row.at,
+        first=row.reason == "lost", window=Window(row.window or Window.ANY), role=row.role or "unknown", need=row.need,
+        party_id=row.party_id, lawyer_id=row.lawyer_id,
+    )  # fmt: skip
+
+
+def event_of(row: models.CallbackEvent) -> Event:
+    return Event(
+        row.n, row.at, Happened(row.event), row.call_id, row.agent, row.number,
+        Window(row.window) if row.window else None, row.until,
+    )  # fmt: skip
+
+
+def terms_of(rules: Rules, zone: tzinfo) -> Terms:
+    said = rules.callbacks
+    spans = [tuple(time_of_day(one) for one in span) for span in (said.allowed, said.morning, said.afternoon)]
+    allowed, morning, afternoon = ((begin, end) for begin, end in spans if begin is not None and end is not None)
+    return Terms(zone, allowed, morning, afternoon, said.attempts, said.retry_after_s, said.expires_after_s)
