@@ -110,6 +110,8 @@ class Settings(Part, frozen=True):
     agi_port: int = 4573
     metrics_port: int = 9464
     api_port: int = 8090
+    api_token: str = ""
+    """With which the command line asks the API; empty: its own, in the run-time folder."""
     rtp_ports: tuple[int, int] = (20000, 20999)
     hotline_numbers: tuple[str, ...] = ("12368",)
     codecs: tuple[str, ...] = ("alaw", "ulaw")
