@@ -364,6 +364,7 @@ class Talk:
             return
         await self._voice.hush()
         await self._voice.stop_music()
+        await self._voice.end_silence()
         await self._voice.stop_whisper()
         await self._meet_in(talk_bridge(self._line.id, offer.n))
         try:

@@ -191,7 +191,11 @@ class Voice:
         speech, self.speech = self.speech, None
         if speech is not None:
             self._line.clear("speech")
-            await self._stop_playback(speech)
+            self._note_heard(speech, whole=False)
+            self._unsure = speech.playback  # until Asterisk has heard of it: the link may break in this moment
+        if self._unsure is not None:
+            await self._stop(self._unsure)
+            self._unsure = None
 
     async def stop_whisper(self) -> None:
         speech, self.whispered = self.whispered, None
@@ -239,6 +243,11 @@ class Voice:
         """
         with self._line.gone_is_hung_up():
             await self._client.channels.startSilence(channelId=self._line.id)
+
+    async def end_silence(self) -> None:
+        """Nothing of a bridge is heard as long as it lasts. A prompt ends it as well, but only one that was begun."""
+        with self._line.gone_is_hung_up():
+            await self._client.channels.stopSilence(channelId=self._line.id)
 
     async def start_music(self) -> None:
         if not self.music:
