@@ -449,13 +449,11 @@ async def _placing_goes_on(call: Outbound, now: Snapshot) -> None:
             call.voice.go_on_whispering(Speech(playback_name(call.id, row, 0), (call.whisper_prompt(),), "agent", at))
             call.inbox.put(Heard.RESUMED)
         case State.CALLING_OUT if outside is None:
-            call.inbox.put(Heard.RESUMED if call.talk.bridge is None else Heard.OUTSIDE_UNREACHABLE)
+            call.inbox.put(Heard.OUTSIDE_UNREACHABLE)
         case State.CALLING_OUT if outside is not None and outside.state == "Up":
             call.inbox.put(Heard.OUTSIDE_ANSWERED)
         case State.CALLING_OUT if line is None or not line.dialplan.app_name:  # made, and not dialled any more
             call.inbox.put(Heard.RESUMED)
-        case State.CALLING_OUT:
-            await call.go_on_calling()
 
 
 async def _talk_goes_on(call: Call, now: Snapshot) -> None:

@@ -35,6 +35,8 @@ class Kind(StrEnum):
     SECOND_LINE = "second_line"
     DISPOSITION = "disposition"
     """An agent could not answer on the spot."""
+    RATING = "rating"
+    """A caller was not satisfied."""
     EXCEPTION = "exception"
 
 
@@ -47,7 +49,8 @@ class Standing(StrEnum):
 
 
 KINDS = {
-    Kind.MESSAGE: "留言", Kind.SECOND_LINE: "二线答复", Kind.DISPOSITION: "派单", Kind.EXCEPTION: "异常",
+    Kind.MESSAGE: "留言", Kind.SECOND_LINE: "二线答复", Kind.DISPOSITION: "派单", Kind.RATING: "低分评价",
+    Kind.EXCEPTION: "异常",
 }  # fmt: skip
 
 

@@ -65,15 +65,12 @@ def matters_since(session: Session, since: float) -> tuple[Matter, ...]:
 def _as_told(session: Session, rows: Iterable[models.Matter]) -> tuple[Matter, ...]:
     """With the need that the agent keyed in place of the caller's."""
     rows = list(rows)
-    keyed = dict(
-        session.execute(
-            select(models.Disposition.call_id, models.Disposition.need)
-            .where(models.Disposition.call_id.in_([row.call_id for row in rows]))
-            .order_by(models.Disposition.at)
-        )
-        .tuples()
-        .all()
+    dispositions = session.execute(
+        select(models.Disposition.call_id, models.Disposition.need)
+        .where(models.Disposition.call_id.in_([row.call_id for row in rows]))
+        .order_by(models.Disposition.at)
     )
+    keyed = {call_id: need for call_id, need in dispositions}
     return tuple(
         Matter(
             row.call_id, row.at, row.until, row.agent, row.party_id, row.lawyer_id, row.case_id,

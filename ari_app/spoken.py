@@ -16,7 +16,7 @@ PAUSE_MS = 2500
 """Whoever says nothing for so long has finished."""
 LOUDNESS = 256
 """Mean level of the samples (0 to 32767) from which on a sound is a voice; Asterisk's own."""
-AT_MOST, NOTHING = "spoken", "unspoken"
+TIMERS = AT_MOST, NOTHING = "spoken", "unspoken"
 """Deadlines of the line: the time is up; nobody has begun to speak."""
 
 

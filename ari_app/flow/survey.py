@@ -1,13 +1,13 @@
-"""Which callers are asked how satisfied they were, and what their answer asks for. KPI-7. Pure."""
+"""Which callers are asked how satisfied they were, and which answers are low. KPI-7. Pure."""
 
 from __future__ import annotations
 
 from hashlib import sha256
 
-LOWEST, HIGHEST = 1, 5
-"""Scores of the survey."""
-LOW = 2
-"""A score of so much or less: the caller is asked why, and the team leader answers."""
+from ari_app.flow.sop import LOW, RATED
+
+LOWEST, HIGHEST = min(RATED.values()), max(RATED.values())
+LOW_SCORES = frozenset(RATED[heard] for _, heard in LOW)
 
 
 def asks(call_id: str, share: float) -> bool:
@@ -19,4 +19,4 @@ def asks(call_id: str, share: float) -> bool:
 
 
 def is_low(score: int) -> bool:
-    return score <= LOW
+    return score in LOW_SCORES
