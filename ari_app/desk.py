@@ -343,6 +343,10 @@ class Desk:
             place = self._room.places.get(call_id)
             return place is not None and not place.offered and await self._reserve(number, call_id, pulled=True)
 
+    def in_line(self) -> list[Place]:
+        """Who waits, callers and callbacks, in the order in which they come."""
+        return sorted(self._room.places.values(), key=lambda place: place.call.rank)
+
     def longest_waiting(self) -> str | None:
         """The call that waits longest and has no agent."""
         waiting = [place.call for place in self._room.places.values() if not place.offered]

@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 
 from ari_app.ari import events
@@ -60,6 +60,8 @@ class FeatureCall:
     inbox: Mailbox
     phone: str
     dialled: str
+    more: Mapping[str, Feature] = field(default_factory=dict)
+    """Codes beyond `FEATURES`, which other parts of the hotline carry out."""
     _plays: int = 0
 
     @property
@@ -70,7 +72,7 @@ class FeatureCall:
     async def run(self) -> None:
         """Carries the code out, says what became of it, and hangs up."""
         code, rest = self.dialled[:CODE_LENGTH], self.dialled[CODE_LENGTH:]
-        feature = FEATURES.get(code, UNKNOWN)
+        feature = self.more.get(code) or FEATURES.get(code, UNKNOWN)
         try:
             with self.desk.on_the_phone(self.phone):
                 async with asyncio.timeout(feature.longest_s):
@@ -181,7 +183,7 @@ class FeatureCall:
 
     async def keyed(self, question: str, entry: Entry) -> str:
         """What the agent keys until #; empty if nothing fitting came in time. Raises PhoneGone."""
-        playback = await self._start((question,))
+        playback = await self.start(question)
         pad = Keypad(entry=entry)
         wait_s = self.catalogue[question].seconds + self.settings.keypad.first_digit_s
         while True:
@@ -203,7 +205,7 @@ class FeatureCall:
 
     async def play(self, *prompts: str) -> None:
         """Says `prompts`, whole, one after the other. Raises PhoneGone."""
-        playback = await self._start(prompts)
+        playback = await self.start(*prompts)
         if playback is None:
             return
         async with asyncio.timeout(sum(self.catalogue[prompt].seconds for prompt in prompts) + 3):
@@ -212,8 +214,10 @@ class FeatureCall:
                 if isinstance(event, events.PlaybackFinished) and event.playback.id == playback:
                     return
 
-    async def _start(self, prompts: Said) -> str | None:
-        """None: there is nothing to play; a prompt whose audio is missing or not what was approved is left out."""
+    async def start(self, *prompts: str) -> str | None:
+        """Begins to say `prompts`; the playback's id. None: there is nothing to play. A prompt whose audio is missing,
+        or is not what was approved, is left out.
+        """
         media = []
         for prompt in prompts:
             try:
@@ -235,7 +239,7 @@ class FeatureCall:
     async def next(self) -> object:
         """What happens next to this phone's channel. Raises PhoneGone."""
         event = await self.inbox.get()
-        if isinstance(event, events.StasisEnd | events.ChannelDestroyed):
+        if isinstance(event, events.StasisEnd | events.ChannelDestroyed) and event.channel.id == self.id:
             raise PhoneGone
         return event
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from ari_app.adoption import take_up
 from ari_app.ari.client import Arrival, LinkUp, Snapshot
-from ari_app.ari.errors import AriError, RequestTimeout, Unreachable
+from ari_app.ari.errors import AriError, Conflict, RequestTimeout, Unreachable
 from ari_app.ari.mailboxes import Mailbox, owner_of
 from ari_app.call import APOLOGY, Call, Resync, case_vars
 from ari_app.cases import normalise_number
@@ -22,7 +23,7 @@ from ari_app.features import FeatureCall, agent_of
 from ari_app.leading import Leading
 from ari_app.ledger import Past, left_open
 from ari_app.line import Hotline
-from ari_app.outbound import Outbound
+from ari_app.outbound import CaseCalls, Outbound
 from ari_app.privacy import mask
 from ari_app.reconcile import NO_GHOSTS, Ghosts, ghosts
 from ari_app.store import models
@@ -31,6 +32,8 @@ log = logging.getLogger("sanling.reception")
 
 CALLBACKS_EVERY_S = 10.0
 ADOPT_AGAIN_S = 0.5
+NOT_UP = 412
+"""What a channel answers that is not answered itself."""
 LOOK_EVERY_S = 10.0
 """So often what Asterisk holds is compared with what we hold."""
 
@@ -41,6 +44,7 @@ class Reception:
     def __init__(self, hotline: Hotline) -> None:
         self._hotline = hotline
         self.calls: dict[str, Call] = {}
+        self.case_calls = CaseCalls(hotline, self.place)
         self.ready = asyncio.Event()
         """Set once every call of an earlier controller is taken up or closed."""
         self._left_open: dict[str, tuple[Past, Mailbox]] = {}
@@ -102,7 +106,8 @@ class Reception:
         elif kind == "feature" and agent is not None:
             await FeatureCall(
                 house.settings, house.client, house.desk, house.catalogue, house.metrics,
-                channel.id, arrival.mailbox, agent, (*arrival.event.args, "", "")[1], self.leading.features,
+                channel.id, arrival.mailbox, agent, (*arrival.event.args, "", "")[1],
+                {**self.leading.features, **self.case_calls.features},
             ).run()  # fmt: skip
         else:
             arrival.mailbox.close()
@@ -134,10 +139,11 @@ class Reception:
 
     # ------------------------------------------------------------ calls that we place
 
-    def place(self, errand: models.OutboundCall) -> None:
-        """Begins a call; its agent is reserved for it."""
+    def place(self, errand: models.OutboundCall, after: Mailbox | None = None) -> None:
+        """Begins a call, whose agent is reserved for it, once the mailbox `after` is closed."""
         house = self._hotline
         call = Outbound.of(house, house.client.mailboxes.open(errand.call_id), errand)
+        call.waits_for = after
         house.ledger.write(
             models.Call(
                 id=call.id,
@@ -307,6 +313,10 @@ class Reception:
                 )
             else:
                 await channels.hangup(channelId=channel_id)
+        except Conflict as error:
+            if error.status == NOT_UP:  # the line of a call that we placed, and nobody has answered
+                with suppress(AriError):
+                    await channels.hangup(channelId=channel_id)
         except AriError as error:
             log.info("channel %s was gone: %s", channel_id, error)
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ari_app.flow.duty import (
     AT_REST,
     BUSY,
+    GIVES_A_CALL,
     IN_TALK,
     NOT_SIGNED_IN,
     NOT_WRAPPING_UP,
@@ -62,7 +63,7 @@ def news(what: What, **more: object) -> News:
         News(
             what,
             AT,
-            call_id="demo-1.1" if what in (*OF_A_CALL, What.IS_OFFERED) else None,
+            call_id="demo-1.1" if what in (*OF_A_CALL, *GIVES_A_CALL) else None,
             to_call="demo-1.1" if what is What.TAKES_OVER else None,
             phone="602" if what is What.SIGNS_IN else "",
             code="2" if what is What.PAUSES else None,
@@ -83,7 +84,7 @@ def is_sound(one: AgentNow) -> None:
 ANY_NEWS = st.builds(
     lambda what, call, other, phone, code, at: replace(
         news(what, at=at),
-        call_id=call if what in (*OF_A_CALL, What.IS_OFFERED) else None,
+        call_id=call if what in (*OF_A_CALL, *GIVES_A_CALL) else None,
         to_call=other if what is What.TAKES_OVER else None,
         phone=phone if what is What.SIGNS_IN else "",
         code=code if what is What.PAUSES else None,
@@ -119,8 +120,9 @@ def test_whatever_comes_in_whatever_order_an_agent_is_sound_and_holds_one_call_u
         if one.call_id is not None and after.call_id not in (None, one.call_id):
             assert item.what is What.TAKES_OVER
         if one.call_id is None and after.call_id is not None:
-            assert one.duty is Duty.IDLE
-            assert after.duty is Duty.RESERVED
+            assert item.what in GIVES_A_CALL
+            assert one.duty is Duty.IDLE or item.what is not What.IS_OFFERED
+            assert after.duty is (Duty.TALKING if item.what is What.STEPS_IN else Duty.RESERVED)
         if item.what in OF_A_CALL and item.call_id != one.call_id:
             assert after is one, "what another call does is none of this agent's business"
         one = after
@@ -261,3 +263,17 @@ def test_a_day_is_the_hotlines_and_not_the_machines():
     assert day_of(at, SHANGHAI)[0] == datetime(2026, 3, 2, tzinfo=SHANGHAI).timestamp()
     summer = day_of(datetime(2026, 3, 29, 12, tzinfo=ZoneInfo("Europe/Berlin")).timestamp(), ZoneInfo("Europe/Berlin"))
     assert summer[1] - summer[0] == 23 * 3600
+
+
+@pytest.mark.parametrize("duty", AT_REST)
+def test_a_leader_at_rest_goes_on_with_an_agents_caller_or_pulls_one_who_waits(duty):
+    after = step(agent(duty), news(What.STEPS_IN))
+    assert (after.duty, after.call_id, after.pause_code, after.wrap_up_until) == (Duty.TALKING, "demo-1.1", None, None)
+    after = step(agent(duty), news(What.PULLS))
+    assert (after.duty, after.call_id) == (Duty.RESERVED, "demo-1.1")
+
+
+@pytest.mark.parametrize("duty", ON_A_CALL)
+def test_a_leader_who_has_a_caller_gets_no_second_one(duty):
+    assert step(agent(duty), news(What.PULLS, call_id="demo-2.1")) == BUSY
+    assert step(agent(duty), news(What.STEPS_IN, call_id="demo-2.1")) == agent(duty)
