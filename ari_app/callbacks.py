@@ -49,7 +49,9 @@ class Seat:
 
 
 class CallIds:
-    """Names of the calls that we place: ``demo-out_1763763200.3``, as the ids of those that come in."""
+    """Names of the calls that we place: ``demo-out_1763763200.003``, like the ids of those that come in. All are of one
+    length: Asterisk takes no name that begins another's.
+    """
 
     def __init__(self, instance: str, clock: Callable[[], float]) -> None:
         self._instance = instance
@@ -59,7 +61,7 @@ class CallIds:
     def next(self) -> str:
         second = int(self._clock())
         self._last = (second, self._last[1] + 1 if self._last[0] == second else 1)
-        return f"{self._instance}-out_{second}.{self._last[1]}"
+        return f"{self._instance}-out_{second}.{self._last[1]:03d}"
 
 
 class Callbacks:

@@ -6,22 +6,29 @@ whisper what it is for, and sits in the talk's bridge while the outside is diall
 a busy tone are heard as the network plays them. Where it plays none, Asterisk does.
 
 The outside leg is a Local channel into the dialplan's [outbound], where the recording begins before anything is
-dialled (ADR 100); its second half is named ``<call>~line``, and tells how the dialling goes.
+dialled (ADR 100); its second half is named ``<call>~line``, goes with it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import cast
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from ari_app import cases
 from ari_app.ari import events
 from ari_app.ari.errors import AllocationFailed, AriError, Conflict, Invalid, NotFound
 from ari_app.ari.mailboxes import Mailbox
 from ari_app.call import ROLE_WORDS, Call, Outcome, Resync
+from ari_app.desk import FeatureRefused
 from ari_app.errors import StoreUnavailable
+from ari_app.features import Feature, FeatureCall, Said
 from ari_app.flow.callbacks import Happened, Stage
 from ari_app.flow.identity import Role
 from ari_app.flow.sop import PLACING, Do, Heard, Need, Progress, State
@@ -31,6 +38,9 @@ from metrics.hotline import PlacedOutcome
 
 log = logging.getLogger("sanling.outbound")
 
+PHONE_FREE_AGAIN_S = 0.1
+PHONE_SETTLES_S = 0.5
+"""A phone that has just hung up can ring again after this."""
 BUSY_TONE_S = 2.8
 """Four bursts of the mainland's busy tone."""
 CAUSES = {17: Heard.OUTSIDE_BUSY, 18: Heard.OUTSIDE_NO_ANSWER, 19: Heard.OUTSIDE_NO_ANSWER, 21: Heard.OUTSIDE_REFUSED,
@@ -51,7 +61,7 @@ NEED_OF = {"milestone": Need.MILESTONE, "material": Need.MATERIAL, "time": Need.
 
 
 def line_channel(call_id: str) -> str:
-    """The second half of the outside leg, which dials."""
+    """The second half of the outside leg, which dials and is recorded."""
     return f"{call_id}~line"
 
 
@@ -74,16 +84,29 @@ class Outbound(Call):
         super().__post_init__()
         self._ringback: str | None = None
         self._early_media = False
+        self.waits_for: Mailbox | None = None
+        """What must be over before the agent's phone is rung."""
+        self._lineless = False
+        """There is no outside leg."""
 
     async def _begin(self) -> None:
         errand = self.errand
+        if self.waits_for is not None:  # the agent's phone is still busy with the code
+            while not self.waits_for.closed:  # noqa: ASYNC110 - a moment, which the code's own end decides
+                await asyncio.sleep(PHONE_FREE_AGAIN_S)
+            await asyncio.sleep(PHONE_SETTLES_S)
         if errand.party_id is not None or errand.lawyer_id is not None:
             with suppress(StoreUnavailable):  # the opening goes without the name
                 self.person = await self.hotline.ledger.look_up(
                     lambda s: cases.person(s, party_id=errand.party_id, lawyer_id=errand.lawyer_id)
                 )
         self._reserved = self.errand.agent
-        await self.take(Heard.CALL_PLACED)
+
+        async def make() -> None:
+            self._lineless = not await self._make_line()
+
+        await self._through(make)
+        await self.take(Heard.HUNG_UP if self._lineless else Heard.CALL_PLACED)
 
     # ================================================================ hearing
 
@@ -97,12 +120,8 @@ class Outbound(Call):
             case Heard.HUNG_UP if calling:
                 return Heard.OUTSIDE_UNREACHABLE
             case events.StasisStart(channel=channel) if channel.id == self.id:
-                if calling:
-                    await self._through(self._dial_out)
                 return None
-            case events.Dial(dialstatus=status, caller=caller) if caller is not None and caller.id == line_channel(
-                self.id
-            ):
+            case events.Dial(dialstatus=status, peer=peer) if peer.id == self.id:
                 await self._dialling(status)
                 return None
             case events.ChannelStateChange(channel=channel) if channel.id == self.id:
@@ -142,8 +161,6 @@ class Outbound(Call):
                 return Heard.OUTSIDE_UNREACHABLE
             if there == "Up":
                 return Heard.OUTSIDE_ANSWERED
-            if there == "Down" and now.away_s:  # its coming was missed
-                return Heard.RESUMED
         if state in (State.BRIEFING, State.NOT_REACHED) and not self.line.awaited & {"whisper", "busy-tone"}:
             return None if len(self.inbox) else Heard.WHISPER_ENDED
         return None
@@ -159,37 +176,39 @@ class Outbound(Call):
         }
         return mine.get(do) or super()._doing(do)
 
-    async def _call_out(self) -> None:
-        """The agent goes into the bridge; the outside leg is made, and dialled once it has come to us."""
-        client = self.hotline.client
-        await self.talk.sit_down()
-        ring_s = self.hotline.desk.rules.now.callbacks.ring_s
-        if not self.hotline.settings.trunk.outbound or not cases.can_be_called(self.number):
-            log.error("call %s cannot be placed: no trunk.outbound is set, or it is no number to be called", self.id)
-            self.inbox.put(Heard.OUTSIDE_UNREACHABLE)
-            return
+    async def _make_line(self) -> bool:
+        """The outside leg, undialled: before the agent's, because Asterisk takes no name that begins another's. False
+        if there is none.
+        """
+        house = self.hotline
+        if not house.settings.trunk.outbound or not cases.can_be_called(self.number):
+            log.error("call %s cannot be placed: no trunk.outbound is set, or its number is not to be called", self.id)
+            return False
         try:
-            await client.channels.create(
+            await house.client.channels.create(
                 channelId=self.id,
                 otherChannelId=line_channel(self.id),
                 endpoint=f"Local/{self.number}@outbound/n",
-                app=client.app,
+                formats=house.settings.codecs[0],  # else it speaks a codec of its own, and nobody is compatible with it
+                app=house.client.app,
                 appArgs=f"outside,{self.id}",
-                variables={"SANLING_RING_S": f"{ring_s:.0f}"},
+                variables={"SANLING_RING_S": f"{house.desk.rules.now.callbacks.ring_s:.0f}"},
             )
-        except Conflict:  # made before the link broke; it may have come unheard
-            await self._dial_out()
+        except Conflict:  # made before the link broke
+            pass
         except (AllocationFailed, NotFound, Invalid) as error:
             log.error("call %s: no outside leg: %s", self.id, error)
-            self.inbox.put(Heard.OUTSIDE_UNREACHABLE)
+            return False
+        return True
+
+    async def _call_out(self) -> None:
+        """The agent goes into the bridge, the outside leg too, and is dialled."""
+        await self.talk.sit_down()
+        await self._dial_out()
 
     async def _dial_out(self) -> None:
         client = self.hotline.client
         try:
-            with suppress(Invalid):  # how the dialling goes is told then; it is dialled in any case
-                await client.applications.subscribe(
-                    applicationName=client.app, eventSource=f"channel:{line_channel(self.id)}"
-                )
             await self.talk.let_caller_in()
             await client.channels.dial(channelId=self.id)
         except Conflict:  # dialled already
@@ -197,14 +216,6 @@ class Outbound(Call):
         except (NotFound, Invalid) as error:
             log.info("call %s: the outside leg is gone: %s", self.id, error)
             self.inbox.put(Heard.OUTSIDE_UNREACHABLE)
-
-    async def go_on_calling(self) -> None:
-        """The outside is being dialled since before this controller: from now on it hears how that goes."""
-        client = self.hotline.client
-        with suppress(Invalid, NotFound):
-            await client.applications.subscribe(
-                applicationName=client.app, eventSource=f"channel:{line_channel(self.id)}"
-            )
 
     async def _start_ringback(self) -> None:
         if self.talk.bridge is not None:
@@ -304,6 +315,8 @@ class Outbound(Call):
             return "handled"
         if story.unreached is not None:
             return WHYS[story.unreached]
+        if self._lineless:
+            return "unreachable"
         return "agent_left" if story.last_before_end is State.CALLING_OUT else "agent_missed"
 
     def _end_callback(self, outcome: Outcome) -> None:
@@ -326,3 +339,98 @@ class Outbound(Call):
             "callback" if self.errand.callback_id is not None else "case", self.placed_outcome(outcome),
             rang_s=rang_s, talk_s=self.talk.talked_s,
         )  # fmt: skip
+
+
+# ---------------------------------------------------------------- agents' calls in a case
+
+
+@dataclass(frozen=True)
+class Whom:
+    """Somebody of a case. `number` is personal data."""
+
+    case_id: int
+    role: Role
+    number: str
+    party_id: int | None = None
+    lawyer_id: int | None = None
+
+
+class CaseCalls:
+    """Calls of agents to a case's party (``*91``) or lawyer (``*92``); the number comes from the case alone. `place`
+    begins a call, once the mailbox that it is given is closed.
+    """
+
+    def __init__(self, hotline: Hotline, place: Callable[[models.OutboundCall, Mailbox | None], None]) -> None:
+        self._hotline = hotline
+        self._place = place
+
+    @property
+    def features(self) -> Mapping[str, Feature]:
+        return {"*91": Feature(self._dialled(Role.PARTY)), "*92": Feature(self._dialled(Role.LAWYER))}
+
+    def _dialled(self, role: Role) -> Callable[[FeatureCall, str], Awaitable[Said]]:
+        async def do(feature: FeatureCall, _rest: str) -> Said:
+            await self.order(feature.agent, role, after=feature.inbox)
+            return ("outbound-hang-up",)
+
+        return do
+
+    async def order(self, agent: str, role: Role, *, case_id: int | None = None, after: Mailbox | None = None) -> str:
+        """Has `agent` call this side of `case_id` (None: of the case of the agent's last talk); the id of the call.
+        Raises FeatureRefused, StoreUnavailable.
+        """
+        house = self._hotline
+        whom = await house.ledger.ask(lambda s: of_case(s, role, case_id) if case_id else of_last_talk(s, role, agent))
+        if whom is None or not cases.can_be_called(whom.number):
+            raise FeatureRefused("outbound-no-case")
+        if not house.settings.trunk.outbound:
+            raise FeatureRefused("outbound-unreachable")
+        if not house.callbacks.terms.allows(house.clock()):
+            raise FeatureRefused("outbound-not-now")
+        call_id = house.callbacks.ids.next()
+        await house.desk.places(call_id, agent)
+        errand = models.OutboundCall(
+            call_id=call_id, at=house.clock(), agent=agent, number=whom.number, callback_id=None, case_id=whom.case_id,
+            role=whom.role.value, need=None, party_id=whom.party_id, lawyer_id=whom.lawyer_id,
+        )  # fmt: skip
+        self._place(errand, after)
+        return call_id
+
+
+def of_case(session: Session, role: Role, case_id: int) -> Whom | None:
+    """The party or the lawyer of a case."""
+    case = session.get(models.Case, case_id)
+    if case is None:
+        return None
+    if role is Role.LAWYER:
+        lawyer = session.get_one(models.Lawyer, case.lawyer_id)
+        return Whom(case.id, role, lawyer.mobile, lawyer_id=lawyer.id)
+    party = session.get_one(models.Party, case.party_id)
+    return Whom(case.id, role, party.mobile, party_id=party.id)
+
+
+def of_last_talk(session: Session, role: Role, agent: str) -> Whom | None:
+    """The same of the case that `agent` talked about last; None if that is not known for certain."""
+    call_id = session.scalar(
+        select(models.OfferEvent.call_id)
+        .where(models.OfferEvent.agent == agent, models.OfferEvent.event == "joined")
+        .order_by(models.OfferEvent.at.desc())
+        .limit(1)
+    )
+    if call_id is None:
+        return None
+    placed = session.get(models.OutboundCall, call_id)
+    proven = session.scalars(
+        select(models.Identity)
+        .where(models.Identity.call_id == call_id, models.Identity.verified)
+        .order_by(models.Identity.n.desc())
+        .limit(1)
+    ).first()
+    known = (placed.case_id if placed else None) or (proven.case_id if proven else None)
+    if known is None and (who := proven or placed) is not None:
+        of_person = (
+            models.Case.party_id == who.party_id if who.party_id is not None else models.Case.lawyer_id == who.lawyer_id
+        )
+        found = session.scalars(select(models.Case.id).where(of_person).limit(2)).all()
+        known = found[0] if len(found) == 1 else None
+    return of_case(session, role, known) if known is not None else None

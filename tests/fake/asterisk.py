@@ -233,6 +233,11 @@ class FakeAsterisk(Exchange):
         self._calls = 0
         self._far_ends: dict[Channel, FakePhone] = {}
         """Which phone each created channel would ring."""
+        self._lines: dict[Channel, Channel] = {}
+        """The second half of each Local channel."""
+        self._recording_since: dict[Channel, float] = {}
+        self.placed: list[tuple[str, str]] = []
+        """Calls that went out: the channel's id, the number."""
         self._started_s = 0.0
         self._controller: FakeWire | None = None
         """Whose events the application's are."""
@@ -577,7 +582,8 @@ class FakeAsterisk(Exchange):
 
                 channel.command(lambda: _soon(leave))
             case (("POST" | "DELETE"), ["silence"]):
-                channel.command(lambda: _soon(lambda: None))
+                silence = method == "POST"
+                channel.command(lambda: _soon(lambda: channel.listens_to_silence(silence)))
             case (("POST" | "DELETE"), ["mute" | "hold" | "dtmf" as other]):
                 raise NotModelled(f"{method} channels/…/{other}")
             case _:
@@ -757,7 +763,12 @@ class FakeAsterisk(Exchange):
         if id in self.channels:
             lane.name_was_taken = True
             raise Refusal(409, "Channel with given unique ID already exists")
+        if any(taken.startswith(id) for taken in self.channels):  # Asterisk compares as much as the new name has
+            lane.name_was_taken = True
+            raise Refusal(409, "Channel with given unique ID already exists")
         technology, _, number = query.get("endpoint", "").partition("/")
+        if technology == "Local":
+            return self._create_local(id, number, query, body)
         phone = self.phones.find(number) if technology == "PJSIP" else None
         if phone is None or not phone.registered:
             if lane.name_was_taken:
@@ -778,6 +789,83 @@ class FakeAsterisk(Exchange):
         self.spawn(self._created(channel, phone, args), f"created {id}")
         return _json(200, told)
 
+    def _create_local(self, id: str, where: str, query: dict[str, str], body: Mapping[str, Any] | None) -> Response:
+        """A Local channel into the dialplan's [outbound]; its second half, which dials, is not with us."""
+        number, _, rest = where.partition("@")
+        if rest != "outbound/n":
+            raise NotModelled(f"a Local channel to {where}")
+        first, second = (
+            Channel(self, id, number, None, "Down"),
+            Channel(self, query["otherChannelId"], "", None, "Down"),
+        )
+        for n, half in enumerate((first, second), start=1):
+            half.name = f"Local/{number}@outbound-{id[-3:]};{n}"
+            half.dialplan = {"context": "outbound", "exten": number, "priority": 1, "app_name": "", "app_data": ""}
+            half.variables |= dict((body or {}).get("variables", {}))
+            self.channels[half.id] = half
+        self.interest[id] += 1
+        self._lines[first] = second
+        told = first.told()
+        self.spawn(self._local(first, [arg for arg in query.get("appArgs", "").split(",") if arg]), f"created {id}")
+        return _json(200, told)
+
+    async def _local(self, first: Channel, args: list[str]) -> None:
+        await asyncio.sleep(1.5 * self.latency_s)
+        await self.stasis(first, args)
+        second = self._lines.pop(first)
+        if second in self._recording_since:
+            self._recording_complete(first, self._recording_since.pop(second))
+        self.destroy(second, 200, "hotline")
+        first.cause = first.cause or NORMAL_CLEARING
+        self.destroy(first, 200 if first.state == "Up" else 487, "phone" if first.hung_up_there else "hotline")
+
+    async def _calls_out(self, first: Channel, second: Channel) -> None:
+        """The dialplan of [outbound]: recorded, dialled at the trunk, and what became of it."""
+        self._recording_since[second] = self.now()
+        second.dialplan |= {"app_name": "Dial"}
+        trunk = {**first.told(), "id": self._next_id(), "name": f"PJSIP/trunk-{self.next_name():08x}"}
+
+        def dialling(status: str) -> None:
+            fields = {"dialstatus": status, "forward": "", "dialstring": first.endpoint}
+            self._event("Dial", (second.id,), {**fields, "caller": second.told(), "peer": trunk})
+            if status in ("RINGING", "PROGRESS", "ANSWER"):
+                self.dial_event(first, status)
+
+        dialling("")
+        self.placed.append((first.id, first.endpoint))
+        phone = self.phones.outside.get(first.endpoint)
+        await asyncio.sleep(self.latency_s)
+        if phone is None:
+            self._not_through(first, 1, dialling, "CHANUNAVAIL")
+            return
+        first.connected = {"name": "", "number": self.hotline_numbers[0]}
+        call = phone.is_called(first)
+        call.on_early_media = lambda: dialling("PROGRESS")
+        status = 480
+        try:
+            async with asyncio.timeout(float(first.variables["SANLING_RING_S"])):
+                await asyncio.sleep(INVITE_TO_RING_S)
+                if call.ended_at is None and not first.hung_up:
+                    first.state = "Ringing"
+                    self.channel_event("ChannelStateChange", first)
+                    dialling("RINGING")
+                status = await call.decides()
+        except TimeoutError:
+            call.ended_by("hotline", 487)
+        if first.hung_up:
+            return
+        if status == 200:
+            self.up(first)
+            dialling("ANSWER")
+        else:
+            self._not_through(first, REFUSALS.get(status, NO_ANSWER), dialling, "BUSY" if status == 486 else "NOANSWER")
+
+    def _not_through(self, first: Channel, cause: int, dialling: Callable[[str], None], status: str) -> None:
+        dialling(status)
+        first.hung_up_there = True
+        first.cause = cause
+        self.hang_up(first)
+
     async def _created(self, channel: Channel, phone: FakePhone, args: list[str]) -> None:
         """A created channel's life: Stasis, whether anybody dials or not, and the end."""
         self._far_ends[channel] = phone
@@ -793,7 +881,9 @@ class FakeAsterisk(Exchange):
     def _dial(self, channel: Channel, timeout_s: float) -> None:
         if not channel.hung_up:
             self.dial_event(channel, "")
-            self.spawn(self._rings(channel, timeout_s), f"dial {channel.id}")
+            line = self._lines.get(channel)
+            rings = self._rings(channel, timeout_s) if line is None else self._calls_out(channel, line)
+            self.spawn(rings, f"dial {channel.id}")
 
     async def _rings(self, channel: Channel, timeout_s: float) -> None:
         """INVITE, and what the phone makes of it; `timeout_s` of 0: for ever."""
@@ -835,7 +925,7 @@ class FakeAsterisk(Exchange):
     def called(self, phone: FakePhone, number: str, display: str) -> Channel | None:
         """An INVITE from the trunk, or from an agent's phone. None: no such number (404)."""
         agent = self.phones.find(phone.number) is phone
-        known = re.fullmatch(r"\*(1[1-6]|8[1-8])[\d*]*", number) if agent else number in self.hotline_numbers
+        known = re.fullmatch(r"\*(1[1-6]|8[1-8]|9[12])[\d*]*", number) if agent else number in self.hotline_numbers
         if not known:
             return None
         channel = Channel(self, self._next_id(), phone.number if agent else "trunk", None, "Ring")

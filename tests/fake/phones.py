@@ -7,7 +7,7 @@ One call script runs against both. What differs: moments are on the loop's clock
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ class FakeCall:
         self.channel: Channel | None = None
         self._exchange = phone.phones.asterisk
         self._heard_until_s = 0.0
+        self.on_early_media: Callable[[], None] = lambda: None
         self._final: asyncio.Queue[int] = asyncio.Queue()
         """What a ringing phone does: SIP status codes, 0 for a call taken back by the exchange."""
 
@@ -102,6 +103,12 @@ class FakeCall:
     async def picks_up(self) -> FakeCall:
         self._final.put_nowait(200)
         return await self.answered(5.0)
+
+    async def announces(self, name: str, seconds: float) -> None:
+        """Early media: heard by whoever called, before the answer."""
+        self.on_early_media()
+        if self.channel is not None:
+            await self._exchange.say(self.channel, name, seconds)
 
     def refuses(self, code: int = 486) -> None:
         self._over("us", code)
@@ -314,6 +321,8 @@ class FakePhones:
     def __init__(self, asterisk: FakeAsterisk) -> None:
         self.asterisk = asterisk
         self._agents: dict[str, FakePhone] = {}
+        self.outside: dict[str, FakePhone] = {}
+        """Who is reached at a number through the trunk."""
 
     async def agent(
         self, number: str, password: str = "", *, registrar: str = "", address: str = "", lines: int = 1
@@ -325,6 +334,11 @@ class FakePhones:
 
     def caller(self, from_: str, *, display: str = "", address: str = "", password: str = "") -> FakePhone:
         return FakePhone(self, from_, display=display)
+
+    def person(self, number: str, *, lines: int = 1) -> FakePhone:
+        """Somebody's telephone outside, to which calls are placed."""
+        phone = self.outside[number] = FakePhone(self, number, lines=lines)
+        return phone
 
     def find(self, number: str) -> FakePhone | None:
         """The agent's phone of this number."""
