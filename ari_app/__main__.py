@@ -32,7 +32,7 @@ from ari_app.ari.errors import (
 from ari_app.ari.websocket import WebSocketWire
 from ari_app.desk import Desk, Duty
 from ari_app.doctor import second_store
-from ari_app.errors import SanlingError, SetUpFailed, StoreUnavailable
+from ari_app.errors import SanlingError, SettingsInvalid, SetUpFailed, StoreUnavailable
 from ari_app.flow.identity import initials
 from ari_app.instance import Instance
 from ari_app.ledger import Ledger
@@ -105,11 +105,13 @@ async def control(settings: Settings, catalogue: Catalogue) -> None:
     stopping, draining = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, draining.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # rules are read when all is open
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     notify.send(notify.status("starting"))
     with only_controller(settings):
         async with hotline(settings, catalogue) as (house, vault, pending), asyncio.TaskGroup() as group:
+            loop.add_signal_handler(signal.SIGHUP, reload, house.desk)
             reception = Reception(house)
             await reception.open()
             tasks = [
@@ -117,7 +119,7 @@ async def control(settings: Settings, catalogue: Catalogue) -> None:
                 group.create_task(reception.run(), name="reception"),
                 group.create_task(keep_recordings(house, vault, pending), name="vault"),
                 group.create_task(house.metrics.measure_loop_lag(), name="lag"),
-                group.create_task(serve(house, reception.calls.values), name="api"),
+                group.create_task(serve(house, reception.calls.values, reception.leading), name="api"),
                 group.create_task(tell_supervisor(house, reception), name="supervisor"),
                 group.create_task(drain(draining, reception, pending, stopping.set), name="drain"),
             ]
@@ -125,6 +127,16 @@ async def control(settings: Settings, catalogue: Catalogue) -> None:
             log.info("stopping")
             for task in tasks:
                 task.cancel()
+
+
+def reload(desk: Desk) -> None:
+    """SIGHUP: the rules of the desk anew, if they hold."""
+    try:
+        desk.reload()
+    except SettingsInvalid as error:
+        log.error("The desk's rules stay as they are. %s", error)
+    else:
+        log.info("the desk's rules were read anew")
 
 
 async def tell_supervisor(house: Hotline, reception: Reception) -> None:
@@ -165,7 +177,7 @@ async def drain(asked: asyncio.Event, reception: Reception, pending: Pending, st
 async def hotline(settings: Settings, catalogue: Catalogue) -> AsyncIterator[tuple[Hotline, Vault, Pending]]:
     """All parts, open; closed in reverse."""
     catalogue.look_again()  # a spare may have read it long ago
-    book = desk_rules.open_book()
+    book = desk_rules.open_book(kept=settings.run_dir / "desk.in-force.toml")
     engine = store.open_engine(settings.database, answer_within_s=DATABASE_ANSWERS_WITHIN_S)
     store.check_version(engine)
     instance = Instance(settings)

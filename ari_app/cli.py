@@ -26,12 +26,15 @@ from ari_app.ari.errors import AriError
 from ari_app.desk import changes_since
 from ari_app.errors import SanlingError
 from ari_app.flow.duty import ON_A_CALL, Duty, day_of, times
+from ari_app.flow.fairness import overtakings
 from ari_app.flow.manual import manual
+from ari_app.flow.routing import usual_skills
 from ari_app.founding import access_file, hand_out, prepare, shown
 from ari_app.instance import Instance
 from ari_app.processes import Notice
 from ari_app.settings import PROJECT, Settings
 from ari_app.store.models import Agent, Call, Callback, Ending
+from ari_app.waiting import happened, read_skills, rules_in_force_since
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="三铃 Sanling: a legal-hotline contact centre.")
 prompts_app = typer.Typer(no_args_is_help=True, help="The catalogue of approved wording and its audio.")
@@ -41,6 +44,10 @@ app.add_typer(prompts_app, name="prompts")
 app.add_typer(agents_app, name="agents")
 app.add_typer(orders_app, name="orders")
 live.hang_into(app, agents_app)
+
+RELOADED_WITHIN_S = 10.0
+LONGEST_PLACE_S = 8 * 86_400.0
+"""No call keeps its place in the queue for longer, callbacks included."""
 
 out = Console(highlight=False, soft_wrap=True)
 MANUAL = PROJECT / "docs" / "sop.zh.md"
@@ -67,6 +74,7 @@ def setup() -> None:
 def run() -> None:
     """The hotline, in the foreground: Asterisk, AGI server, controller. Ctrl-C stops all three."""
     settings = house_rules.load()
+    desk_rules.open_book()
     supervision.refuse_a_second(settings)
     instance = prepare(settings, say=out.print)
     number = settings.hotline_numbers[0]
@@ -96,7 +104,29 @@ def tell(notice: Notice) -> None:
 @app.command()
 def restart() -> None:
     """An upgrade: controller and AGI server anew, from the code that is there now. Asterisk and its calls stay."""
+    desk_rules.open_book()
     supervision.restart(house_rules.load(), say=out.print)
+
+
+@app.command()
+def reload() -> None:
+    """Puts a changed desk.toml, and changed skills, in force; no call is dropped. One with a mistake is refused."""
+    settings = house_rules.load()
+    rules = desk_rules.open_book().now
+    began = time.time()
+    if not supervision.reload(settings):
+        out.print(f"{desk_rules.file_of().name} holds; the hotline does not run, it will read it when it starts")
+        return
+    while time.time() - began < RELOADED_WITHIN_S:
+        time.sleep(0.2)
+        with reading(settings) as session:
+            if rules_in_force_since(session, settings.instance, began) == rules:
+                out.print("the desk's rules are in force")
+                return
+    raise SanlingError(
+        f"The controller did not say within {RELOADED_WITHIN_S:.0f} s that these rules are in force: see "
+        f"{shown(settings.run_dir / 'log' / 'controller.log')}."
+    )
 
 
 @app.command()
@@ -199,6 +229,27 @@ def calls(last: Annotated[int, typer.Option(help="How many.")] = 20) -> None:
 
 
 @app.command()
+def fairness(
+    day: Annotated[str | None, typer.Argument(help="YYYY-MM-DD in the hotline's time zone; left out: today.")] = None,
+) -> None:
+    """Whether anybody who waited was overtaken by an equal on a day, decided again from the ledger; fails if so."""
+    settings = house_rules.load()
+    begin, end = day_of(on_day(day, settings), settings.zone)
+    with reading(settings) as session:
+        told = happened(session, begin - LONGEST_PLACE_S, end)
+    found = [one for one in overtakings(told) if one.at >= begin]
+    offers = sum(one.event in ("offered", "pulled") and one.at >= begin for one in told)
+    for one in found:
+        out.print(
+            f"{moment(one.at, settings)}  {one.overtaken.call_id} (since {moment(one.overtaken.since, settings)}) was "
+            f"overtaken by {one.served.call_id} (since {moment(one.served.since, settings)}), offered to {one.agent}"
+        )
+    if found:
+        raise SanlingError(f"{len(found)} overtakings in {offers} offers.")
+    out.print(f"nobody was overtaken in {offers} offers")
+
+
+@app.command()
 def replay(call: Annotated[str, typer.Argument(help="A call's id, from `sanling calls`.")]) -> None:
     """A call's timeline, and whether its ledger replays through the SOP to the same end."""
     settings = house_rules.load()
@@ -293,6 +344,34 @@ def add_agent(number: str, name: str) -> None:
         asyncio.run(instance.reload_agents())
     except (AriError, SanlingError, OSError):
         out.print("Asterisk is not running; it will know the account when it starts.")
+
+
+@agents_app.command("skill")
+def set_skill(
+    number: str,
+    skill: Annotated[str, typer.Argument(help=", ".join(desk_rules.SKILLS))],
+    level: Annotated[int, typer.Argument(help="1 helps out, 3 usual, 5 best; 0: not at all.")],
+) -> None:
+    """How good an agent is at a line, a need or a language. Holds within ten seconds, and after `sanling reload`."""
+    with reading(house_rules.load()) as session:
+        staff.set_skill(session, number, skill, level)
+    out.print(f"agent {number}: {skill} {level}")
+
+
+@agents_app.command("skills")
+def list_skills() -> None:
+    """Every agent's levels by line, need and language; the usual ones in grey."""
+    settings, routing = house_rules.load(), desk_rules.open_book().now.routing
+    table = Table("工号 number", *(Column(skill, justify="right") for skill in desk_rules.SKILLS), box=None)
+    with reading(settings) as session:
+        known = read_skills(session)
+        numbers = list(session.scalars(select(Agent.number).order_by(Agent.number)))
+    for number in numbers:
+        mine = known.get(number, {})
+        levels = usual_skills(mine, routing)
+        cells = [f"{'' if skill in mine else '[dim]'}{levels.get(skill, '—')}" for skill in desk_rules.SKILLS]
+        table.add_row(number, *cells)
+    out.print(table)
 
 
 @agents_app.command("role")

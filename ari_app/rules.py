@@ -10,6 +10,7 @@ A part may have ``faults()``: for what no type says, (name of the setting, sente
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import tomllib
@@ -23,6 +24,8 @@ import msgspec
 
 from ari_app.errors import SettingsInvalid
 from ari_app.settings import PROJECT, Part
+
+log = logging.getLogger("sanling.rules")
 
 LINES = ("party", "lawyer", "second_line")
 NEEDS = ("milestone", "material", "time", "pressing")
@@ -394,16 +397,43 @@ class Rules(Part, frozen=True):
 
 
 class RuleBook:
-    """The rules in force. Without a `file` these are `rules` for ever."""
+    """The rules in force. Without a `file` these are `rules` for ever.
 
-    def __init__(self, rules: Rules | None = None, file: Path | None = None) -> None:
+    What was in force is kept as `kept`, for a controller that must take calls over while the file has a mistake.
+    """
+
+    def __init__(self, rules: Rules | None = None, file: Path | None = None, kept: Path | None = None) -> None:
         self.now = Rules() if rules is None else rules
         self._file = file
+        self._kept = kept
 
     def reload(self) -> None:
         """Puts the file's rules in force. Raises SettingsInvalid, and leaves those that are."""
         if self._file is not None:
             self.now = load(self._file)
+            self._keep()
+
+    def open(self) -> None:
+        """As ``reload()``; with a mistake in the file, the rules that were in force last. Raises SettingsInvalid if
+        these are not known, either.
+        """
+        try:
+            self.reload()
+        except SettingsInvalid as error:
+            if self._kept is None or not self._kept.exists():
+                raise
+            self.now = load(self._kept)
+            log.critical("%s The rules that were in force before hold.", error)
+
+    def _keep(self) -> None:
+        if self._kept is None:
+            return
+        try:
+            new = self._kept.with_suffix(".new")
+            new.write_bytes(self._file.read_bytes() if self._file is not None and self._file.exists() else b"")
+            new.replace(self._kept)
+        except OSError as error:
+            log.error("The rules in force cannot be kept: %s", error.strerror)
 
 
 def file_of(environment: Mapping[str, str] | None = None) -> Path:
@@ -411,10 +441,13 @@ def file_of(environment: Mapping[str, str] | None = None) -> Path:
     return Path(named) if named else PROJECT / "desk.toml"
 
 
-def open_book() -> RuleBook:
-    """The rules of the file that the environment names, or of desk.toml. Raises SettingsInvalid."""
-    file = file_of()
-    return RuleBook(load(file), file)
+def open_book(kept: Path | None = None) -> RuleBook:
+    """The rules of the file that the environment names, or of desk.toml; with a mistake there, those that were `kept`.
+    Raises SettingsInvalid.
+    """
+    book = RuleBook(file=file_of(), kept=kept)
+    book.open()
+    return book
 
 
 def load(file: Path) -> Rules:

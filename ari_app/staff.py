@@ -15,7 +15,8 @@ from ari_app.desk import hash_pin
 from ari_app.errors import SanlingError
 from ari_app.flow.leading import Role
 from ari_app.instance import AgentAccount
-from ari_app.store.models import Agent
+from ari_app.rules import LEVELS, SKILLS
+from ari_app.store.models import Agent, AgentSkill
 
 PASSWORD_LENGTH = 16
 PIN_LENGTH = 6
@@ -46,6 +47,17 @@ def new_agent(session: Session, number: str, name: str) -> Access:
     pin = "".join(secrets.choice(string.digits) for _ in range(PIN_LENGTH))
     session.add(Agent(number=number, name=name, sip_ha1=sip_ha1(number, password), pin_hash=hash_pin(pin)))
     return Access(number, name, password, pin)
+
+
+def set_skill(session: Session, number: str, skill: str, level: int) -> None:
+    """Sets an agent's level in a line, a need or a language. Raises SanlingError: no such agent, skill or level."""
+    if skill not in SKILLS:
+        raise SanlingError(f"There is no skill {skill!r}; write one of {', '.join(SKILLS)}.")
+    if level not in (0, *LEVELS):
+        raise SanlingError(f"Level {level}: write 1 (helps out) to 5 (best), 3 is usual; 0: not at all.")
+    if session.get(Agent, number) is None:
+        raise SanlingError(f"There is no agent {number}; `sanling agents list` shows who there is.")
+    session.merge(AgentSkill(agent=number, skill=skill, level=level))
 
 
 def set_role(session: Session, number: str, role: str) -> None:

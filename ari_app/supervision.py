@@ -338,6 +338,16 @@ def restart(settings: Settings, say: Callable[[str], None]) -> None:
     )
 
 
+def reload(settings: Settings) -> bool:
+    """Has the controller read the desk's rules and skills anew; False if the hotline does not run."""
+    standing = look(settings)
+    controller = standing.parts.get("controller") if standing is not None else None
+    if controller is None or controller.pid is None or not controller.ready:
+        return False
+    signal_to(controller.pid, signal.SIGHUP)
+    return True
+
+
 def drain(settings: Settings, say: Callable[[str], None], within_s: float | None = None, now: bool = False) -> bool:
     """Has the hotline take no new call, and end after the last one; with `now`, end at once.
 

@@ -281,10 +281,22 @@ def wants_of(session: Session, calls: Iterable[str]) -> dict[str, Wants]:
     return {row.call_id: msgspec.json.decode(row.detail or "{}", type=Wants) for row in rows if row.call_id is not None}
 
 
+def rules_in_force_since(session: Session, desk: str, at: float) -> Rules | None:
+    """The rules that hotline `desk` said last were in force, if it said so after `at` (Unix seconds)."""
+    said = select(QueueEvent.detail).where(QueueEvent.desk == desk, QueueEvent.event == "rules", QueueEvent.at >= at)
+    detail = session.scalar(said.order_by(QueueEvent.id.desc()).limit(1))
+    return msgspec.json.decode(detail, type=Rules) if detail is not None else None
+
+
 def happened(session: Session, since: float, until: float) -> list[Happened]:
     """What the ledger tells of the queue between two moments (Unix seconds), in order."""
     rows = select(QueueEvent).where(QueueEvent.at >= since, QueueEvent.at < until)
-    return [_happened(row) for row in session.scalars(rows.order_by(QueueEvent.at, QueueEvent.id))]
+    return told_by(session.scalars(rows))
+
+
+def told_by(rows: Iterable[QueueEvent]) -> list[Happened]:
+    """What `rows` tell, in order."""
+    return [_happened(row) for row in sorted(rows, key=lambda row: (row.at, row.id))]
 
 
 def _happened(row: QueueEvent) -> Happened:
