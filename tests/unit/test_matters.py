@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ari_app.flow.matters import WITHIN_S, Matter, last_agent, resolution, second_of
@@ -92,6 +92,7 @@ MATTERS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(MATTERS)
 def test_each_agent_is_held_to_exactly_the_calls_that_came_again(calls):
     now = 60 * DAY_S
@@ -105,6 +106,7 @@ def test_each_agent_is_held_to_exactly_the_calls_that_came_again(calls):
         assert {one.call_id for one in mine} & did_not_help <= unresolved
 
 
+@settings(deadline=None)
 @given(MATTERS)
 def test_a_second_call_is_always_later_the_same_matter_and_within_seven_days(calls):
     for one in calls:

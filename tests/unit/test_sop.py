@@ -20,6 +20,7 @@ from ari_app.flow.sop import (
     MENUS,
     NEEDS,
     QUESTIONS,
+    RATED,
     SOP,
     TRIES,
     UNTIMED,
@@ -33,7 +34,7 @@ from ari_app.flow.sop import (
 from ari_app.settings import PROJECT
 
 EVERY_PAIR = list(product(State, Heard))
-CASE_WORDS = {Do.SAY_PROVEN, Do.FETCH_CONTEXT}
+CASE_WORDS = {Do.SAY_PROVEN, Do.FETCH_CONTEXT, Do.LOOK_UP_CASES, Do.SAY_CASES}
 """What may be done only for a caller whose identity is proven."""
 
 
@@ -149,7 +150,11 @@ def test_who_is_admitted_waits():
     assert actions == (Do.SAY_TRANSFERRING, Do.JOIN_QUEUE)
 
 
-@pytest.mark.parametrize("state", QUESTIONS, ids=lambda state: state.name)
+NEEDED = [state for state in QUESTIONS if state is not State.RATING]
+"""Questions whose answer the call needs; how a talk was it does not."""
+
+
+@pytest.mark.parametrize("state", NEEDED, ids=lambda state: state.name)
 def test_every_question_is_a_menu_or_an_entry_and_asks_again(state):
     assert (state in MENUS) != (state in ENTRIES)
     for heard in (Heard.NO_ENTRY, Heard.ENTRY_INVALID):
@@ -158,7 +163,20 @@ def test_every_question_is_a_menu_or_an_entry_and_asks_again(state):
         assert actions[-1] is Do.ASK
 
 
-@pytest.mark.parametrize("state", QUESTIONS, ids=lambda state: state.name)
+GIVEN_UP = {
+    State.ASKING_ROLE: State.ADMITTING,
+    State.ASKING_NEED: State.ADMITTING,
+    State.AFTER_HOURS: State.CLOSING,
+    State.SELF_SERVICE: State.CLOSING,
+    State.CALLBACK_OFFERED: State.CLOSING,
+    State.CALLBACK_NUMBER: State.ADMITTING,
+    State.CALLBACK_ENTRY: State.ADMITTING,
+    State.CALLBACK_WINDOW: State.CLOSING,
+}
+"""Where the call goes on without an answer; from an element of identity, to the need."""
+
+
+@pytest.mark.parametrize("state", NEEDED, ids=lambda state: state.name)
 @pytest.mark.parametrize("failure", [Heard.NO_ENTRY, Heard.ENTRY_INVALID])
 def test_the_third_failure_at_a_question_is_the_last(state, failure):
     call = Progress(state)
@@ -166,13 +184,13 @@ def test_the_third_failure_at_a_question_is_the_last(state, failure):
         call, _ = step(call, failure)
         assert call.state is state
     call, actions = step(call, failure)
-    assert call.state is (State.ADMITTING if state in (State.ASKING_ROLE, State.ASKING_NEED) else State.ASKING_NEED)
+    assert call.state is GIVEN_UP.get(state, State.ASKING_NEED)
     assert call.tries == 0
     assert not call.verified
     assert (Do.SAY_CANNOT_VERIFY in actions) == (call.state is State.ASKING_NEED)
 
 
-@pytest.mark.parametrize("state", QUESTIONS, ids=lambda state: state.name)
+@pytest.mark.parametrize("state", NEEDED, ids=lambda state: state.name)
 def test_starting_over_by_star_is_not_a_failure(state):
     call = Progress(state, tries=TRIES - 1)
     for _ in range(10):
@@ -192,7 +210,7 @@ def test_failures_are_counted_for_each_question_anew():
 def test_every_key_of_a_menu_leads_somewhere(state):
     for heard in MENUS[state].values():
         after, _ = step(Progress(state), heard)
-        assert after.state is not state
+        assert after.state is not state or heard is Heard.HEAR_AGAIN
 
 
 @pytest.mark.parametrize("said", NEEDS)
@@ -377,6 +395,60 @@ def test_a_step_leaves_the_call_it_was_given_as_it_was():
     assert call == same
 
 
+# ---------------------------------------------------------------- after the talk
+
+OUT_OF_THE_SURVEY = (Heard.RATING_NOT_ASKED, Heard.NO_ENTRY, *(one for one, score in RATED.items() if score > 2))
+
+
+@pytest.mark.parametrize("ended", [Heard.CLOSING_ASKED, Heard.AGENT_LEFT])
+def test_whoever_was_served_is_asked_how_it_was_once_the_agent_has_left(ended):
+    assert step(Progress(State.TALKING), ended) == (Progress(State.RATING), (Do.RELEASE_AGENT, Do.OFFER_RATING))
+
+
+def test_whoever_was_not_served_is_not_asked():
+    served = {State.TALKING, State.CONSULT_SWAPPED, State.THREE_WAY}
+    assert {at for (at, _), (to, _) in SOP.items() if to is State.RATING and at is not State.RATING} == served
+
+
+@pytest.mark.parametrize("heard", OUT_OF_THE_SURVEY)
+def test_the_closing_question_comes_whatever_is_answered(heard):
+    assert step(Progress(State.RATING), heard) == (Progress(State.CLOSING), (Do.SAY_CLOSING, Do.LISTEN))
+
+
+@pytest.mark.parametrize("heard", [one for one, score in RATED.items() if score <= 2])
+def test_a_low_score_is_asked_why_and_the_closing_question_follows(heard):
+    call, actions = step(Progress(State.RATING), heard)
+    assert (call.state, actions) == (State.RATING_REASON, (Do.ASK_REASON, Do.LISTEN))
+    call, actions = step(call, Heard.PROMPT_ENDED)
+    assert (call.state, actions) == (State.RATING_REASON, (Do.HEAR_REASON,))
+    for said in (Heard.REASON_GIVEN, Heard.NO_ENTRY):
+        after, actions = step(call, said)
+        assert after.state is State.CLOSING
+        assert actions[0] is Do.END_REASON
+        assert actions[-2:] == (Do.SAY_CLOSING, Do.LISTEN)
+        assert (Do.SAY_REASON_NOTED in actions) == (said is Heard.REASON_GIVEN)
+
+
+@pytest.mark.parametrize("first", [Heard.ENTRY_INVALID, Heard.ENTRY_CLEARED])
+@pytest.mark.parametrize("second", [Heard.ENTRY_INVALID, Heard.ENTRY_CLEARED, Heard.NO_ENTRY])
+def test_how_it_was_is_asked_twice_at_most(first, second):
+    call, actions = step(Progress(State.RATING), first)
+    assert (call.state, actions[-1]) == (State.RATING, Do.ASK)
+    call, actions = step(call, second)
+    assert (call.state, actions) == (State.CLOSING, (Do.SAY_CLOSING, Do.LISTEN))
+
+
+@pytest.mark.parametrize("state", [State.RATING, State.RATING_REASON], ids=lambda state: state.name)
+def test_zero_is_a_person_in_the_survey_too(state):
+    after, actions = step(Progress(state), Heard.WANTS_A_PERSON)
+    assert (after.state, actions[-1]) == (State.ADMITTING, Do.ADMIT)
+
+
+def test_why_it_was_bad_is_asked_again_if_the_controller_was_away():
+    after, actions = step(Progress(State.RATING_REASON), Heard.RESUMED)
+    assert (after.state, actions) == (State.RATING_REASON, (Do.SAY_INTERRUPTED, Do.ASK_REASON, Do.LISTEN))
+
+
 # ---------------------------------------------------------------- the manual
 
 
@@ -407,7 +479,7 @@ def test_whoever_was_being_asked_hears_an_apology_and_the_same_question(state):
     after, actions = step(Progress(state, tries=1), Heard.RESUMED)
     assert after == Progress(state, tries=1)
     assert actions[0] is Do.SAY_INTERRUPTED
-    assert actions[1] in (Do.ASK, Do.OFFER_OWN_NUMBER)
+    assert actions[1] in (Do.ASK, Do.OFFER_OWN_NUMBER, Do.OFFER_CALLBACK_NUMBER, Do.OFFER_RATING)
 
 
 def test_people_who_talk_hear_nothing_of_it():

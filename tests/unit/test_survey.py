@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ari_app.flow.survey import HIGHEST, LOWEST, asks, is_low
@@ -18,6 +18,7 @@ def test_the_share_is_kept():
     assert abs(asked / len(CALLS) - 0.25) < 0.03
 
 
+@settings(deadline=None)
 @given(st.text(), st.floats(0, 1), st.floats(0, 1))
 def test_who_is_asked_is_asked_by_every_controller_and_still_when_the_share_grows(call, one, other):
     assert asks(call, one) == asks(call, one)
