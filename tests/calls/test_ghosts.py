@@ -17,6 +17,7 @@ from ari_app.ari.client import Snapshot
 from ari_app.ari.events import Application, Bridge, Channel
 from ari_app.call import Call
 from ari_app.desk import Duty
+from ari_app.flow.duty import News, What
 from ari_app.flow.sop import Heard, State
 from ari_app.reconcile import NO_GHOSTS, Ghosts, ghosts
 from ari_app.store import models
@@ -185,7 +186,8 @@ async def test_an_agents_leg_and_a_bridge_left_behind_are_ended_and_the_agent_is
 async def test_an_agent_who_is_held_for_a_call_that_is_over_is_free_after_a_look(hotline, duty):
     first, second = [await hotline.agent_signs_in(number) for number in ("601", "602")]
     caller, _ = await reach(hotline, State.TALKING, first)
-    await hotline.desk._change("602", duty, "offer", "demo-1.99")
+    for what in (What.IS_OFFERED, What.JOINS)[: 2 if duty is Duty.TALKING else 1]:
+        await hotline.desk._hears("602", News(what, hotline.desk._clock(), "demo-1.99"))
     waiting, _ = await reach(hotline, State.WAITING, from_=LAWYER)
     await looks(hotline)
     assert counts(hotline) == {"agent": 1.0}

@@ -28,7 +28,7 @@ from tests.faults.silence import judged
 
 SILENCE_S = 5.0
 STORES = ("local", "second")
-HELD = ("reserved", "talking")
+HELD = ("reserved", "ringing", "talking", "consulting")
 CUT_OFF = ("broken", "fallback", "lost")
 """Outcomes of calls that did not come to their end in the SOP."""
 ARRIVES_WITHIN_S = 2.0
@@ -169,7 +169,7 @@ def one_call_an_agent(seen: Evidence) -> list[str]:
         before = held.pop(row.agent, None)
         if before is not None and before != row.call_id:
             spans[row.agent, before][-1][1] = row.at
-            if row.now in HELD:
+            if row.now in HELD and _call_of(before) != _call_of(row.call_id or ""):  # else taken over
                 wrong.append(f"agent {row.agent} got {row.call_id} while held for {before}")
         if row.now in HELD and row.call_id is not None:
             wrong += [f"{row.call_id} holds agents {other} and {row.agent}"
@@ -184,6 +184,11 @@ def one_call_an_agent(seen: Evidence) -> list[str]:
         f"agent {agent}'s phone had {_masked(one)} and got {_masked(other)}" for _, agent, one, other in seen.at_once
     ]
     return wrong
+
+
+def _call_of(held_for: str) -> str:
+    """The call that a name is of which an agent is held for."""
+    return held_for.partition("~")[0]
 
 
 def ledger_replays(seen: Evidence) -> list[str]:
