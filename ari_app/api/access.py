@@ -51,12 +51,21 @@ class Act(StrEnum):
     SEE_CALLS = "see_calls"
     SEE_CALLBACKS = "see_callbacks"
     SEE_ORDERS = "see_orders"
+    SEE_LISTENING = "see_listening"
     SEE_EVENTS = "see_events"
     SEE_AUDIT = "see_audit"
     PAUSE = "pause"
     RESUME = "resume"
     END_WRAP_UP = "end_wrap_up"
     SIGN_OUT = "sign_out"
+    LISTEN = "listen"
+    WHISPER = "whisper"
+    JOIN = "join"
+    TAKE_OVER = "take_over"
+    PULL = "pull"
+    MOVE = "move"
+    ADD_CALLBACK = "add_callback"
+    CANCEL_CALLBACK = "cancel_callback"
     CLOSE_ORDER = "close_order"
     RELOAD = "reload"
     DRAIN = "drain"
@@ -72,12 +81,21 @@ MATRIX: dict[Act, tuple[Reach, Reach, Reach, Reach]] = {
     Act.SEE_CALLS:     (O,    A,     M,      M),
     Act.SEE_CALLBACKS: (N,    A,     M,      M),
     Act.SEE_ORDERS:    (O,    A,     M,      N),
+    Act.SEE_LISTENING: (N,    A,     A,      N),
     Act.SEE_EVENTS:    (O,    A,     M,      M),
     Act.SEE_AUDIT:     (N,    A,     M,      A),
     Act.PAUSE:         (O,    A,     N,      N),
     Act.RESUME:        (O,    A,     N,      N),
     Act.END_WRAP_UP:   (O,    A,     N,      N),
     Act.SIGN_OUT:      (O,    A,     N,      N),
+    Act.LISTEN:        (N,    A,     A,      N),
+    Act.WHISPER:       (N,    A,     N,      N),
+    Act.JOIN:          (N,    A,     N,      N),
+    Act.TAKE_OVER:     (N,    A,     N,      N),
+    Act.PULL:          (N,    A,     N,      N),
+    Act.MOVE:          (N,    A,     N,      N),
+    Act.ADD_CALLBACK:  (N,    A,     N,      N),
+    Act.CANCEL_CALLBACK: (N,  A,     N,      N),
     Act.CLOSE_ORDER:   (O,    A,     N,      N),
     Act.RELOAD:        (N,    N,     N,      A),
     Act.DRAIN:         (N,    N,     N,      A),

@@ -24,6 +24,7 @@ from ari_app.api.access import Act, Holder, Reach, digest, holder_of
 from ari_app.api.floor import Floor, NotAllowed, NotNow, NotThere, denied
 from ari_app.api.happenings import Happening
 from ari_app.errors import SanlingError, StoreUnavailable
+from ari_app.flow import leading as law
 
 log = logging.getLogger("sanling.api")
 
@@ -110,11 +111,10 @@ TheFloor = Annotated[Floor, Depends(floor_of)]
 AgentNumber = Annotated[
     str, Path(description="Agent number (工号): 3 to 8 digits.", pattern=r"^[1-9][0-9]{2,7}$", examples=["601"])
 ]
+CALL = r"^[A-Za-z0-9_-]{1,64}[-_][0-9]{1,12}\.[0-9]{1,9}$"
 CallId = Annotated[
-    str,
-    Path(description="A call's id, as in /v1/calls.", pattern=r"^[A-Za-z0-9-]{1,64}-[0-9]{1,12}\.[0-9]{1,9}$",
-         examples=["hotline-1795000000.1"]),
-]  # fmt: skip
+    str, Path(description="A call's id, as in /v1/calls.", pattern=CALL, examples=["hotline-1795000000.1"])
+]
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -190,7 +190,7 @@ async def see_call(
 async def see_callbacks(
     floor: TheFloor, asking: Annotated[Holder, Depends(may(Act.SEE_CALLBACKS))]
 ) -> list[shapes.Callback]:
-    """Who is to be called back: first those whom we cut off, then as they asked."""
+    """Open callbacks: first of those whom we cut off, then by the places that are kept."""
     return await floor.callbacks(asking)
 
 
@@ -297,6 +297,108 @@ async def sign_out(
     floor: TheFloor, asking: Annotated[Holder, Depends(may(Act.SIGN_OUT))], number: AgentNumber
 ) -> shapes.Agent:
     return await floor.of_agent(asking, Act.SIGN_OUT, number, lambda: floor.house.desk.sign_out(number))
+
+
+# ---------------------------------------------------------------- acting: leading
+
+
+async def lead(
+    floor: Floor, asking: Holder, act: Act, what: law.Act, agent: str, led: shapes.Led | None
+) -> shapes.Begun:
+    return shapes.Begun(session=await floor.lead(asking, act, law.Order(what, agent), led.leader if led else None))
+
+
+@route("POST", "/agents/{number}/listen", Act.LISTEN, 409, tags=["leading"], status_code=202)
+async def listen(
+    floor: TheFloor,
+    asking: Annotated[Holder, Depends(may(Act.LISTEN))],
+    number: AgentNumber,
+    led: shapes.Led | None = None,
+) -> shapes.Begun:
+    """Rings the leader's phone; answered, the leader hears agent and caller, and nobody hears the leader."""
+    return await lead(floor, asking, Act.LISTEN, law.Act.LISTEN, number, led)
+
+
+@route("POST", "/agents/{number}/whisper", Act.WHISPER, 409, tags=["leading"], status_code=202)
+async def whisper(
+    floor: TheFloor,
+    asking: Annotated[Holder, Depends(may(Act.WHISPER))],
+    number: AgentNumber,
+    led: shapes.Led | None = None,
+) -> shapes.Begun:
+    """Rings the leader's phone; answered, the agent hears the leader too, and the caller does not."""
+    return await lead(floor, asking, Act.WHISPER, law.Act.WHISPER, number, led)
+
+
+@route("POST", "/agents/{number}/join", Act.JOIN, 409, tags=["leading"], status_code=202)
+async def join(
+    floor: TheFloor,
+    asking: Annotated[Holder, Depends(may(Act.JOIN))],
+    number: AgentNumber,
+    led: shapes.Led | None = None,
+) -> shapes.Begun:
+    """Rings the leader's phone; answered, all three hear each other."""
+    return await lead(floor, asking, Act.JOIN, law.Act.JOIN, number, led)
+
+
+@route("POST", "/agents/{number}/take-over", Act.TAKE_OVER, 409, tags=["leading"], status_code=202)
+async def take_over(
+    floor: TheFloor,
+    asking: Annotated[Holder, Depends(may(Act.TAKE_OVER))],
+    number: AgentNumber,
+    led: shapes.Led | None = None,
+) -> shapes.Begun:
+    """Rings the leader's phone; answered, the leader has the caller, and the agent is out."""
+    return await lead(floor, asking, Act.TAKE_OVER, law.Act.TAKE_OVER, number, led)
+
+
+@route("POST", "/agents/{number}/move", Act.MOVE, 404, 409, tags=["leading"])
+async def move(
+    floor: TheFloor, asking: Annotated[Holder, Depends(may(Act.MOVE))], number: AgentNumber, moved: shapes.Moved
+) -> shapes.Agent:
+    """The agent serves another line from now on."""
+    await floor.lead(asking, Act.MOVE, law.Order(law.Act.MOVE, number, moved.line), moved.leader)
+    return await floor.agent(asking, number)
+
+
+@route("POST", "/queue/{call}/pull", Act.PULL, 409, tags=["leading"], status_code=204)
+async def pull(
+    floor: TheFloor,
+    asking: Annotated[Holder, Depends(may(Act.PULL))],
+    call: Annotated[str, Path(description="A call that waits, as in /v1/queue.", pattern=CALL)],
+    led: shapes.Led | None = None,
+) -> None:
+    """The leader's phone rings for this waiting caller, out of turn."""
+    await floor.lead(asking, Act.PULL, law.Order(law.Act.PULL), led.leader if led else None, call)
+
+
+@route("GET", "/listening", Act.SEE_LISTENING, tags=["leading"])
+async def see_listening(
+    floor: TheFloor, _: Annotated[Holder, Depends(may(Act.SEE_LISTENING))]
+) -> list[shapes.Listening]:
+    """Who listens to whom at this moment."""
+    return await floor.listening()
+
+
+# ---------------------------------------------------------------- acting: callbacks
+
+
+@route("POST", "/callbacks", Act.ADD_CALLBACK, 409, tags=["callbacks"], status_code=201)
+async def add_callback(
+    floor: TheFloor, asking: Annotated[Holder, Depends(may(Act.ADD_CALLBACK))], wanted: shapes.AskedFor
+) -> shapes.Callback:
+    """Somebody is to be called back, from this moment's place in the queue."""
+    return await floor.add_callback(asking, wanted.number, wanted.window)
+
+
+@route("DELETE", "/callbacks/{id}", Act.CANCEL_CALLBACK, 404, 409, tags=["callbacks"], status_code=204)
+async def cancel_callback(
+    floor: TheFloor,
+    asking: Annotated[Holder, Depends(may(Act.CANCEL_CALLBACK))],
+    id: Annotated[str, Path(description="As in /v1/callbacks.", pattern=r"^[A-Za-z0-9._~-]{1,120}$")],
+) -> None:
+    """Nobody calls this person back any more."""
+    await floor.cancel_callback(asking, id)
 
 
 # ---------------------------------------------------------------- acting: orders

@@ -24,8 +24,12 @@ from ari_app.api import shapes
 from ari_app.api.access import Act, Holder, Reach
 from ari_app.api.happenings import Happenings
 from ari_app.call import SHORT_ABANDON_S, Call
+from ari_app.cases import can_be_called, normalise_number
 from ari_app.desk import Duty, FeatureRefused
 from ari_app.errors import SanlingError
+from ari_app.flow import leading as law
+from ari_app.flow.callbacks import Wish
+from ari_app.leading import Leading
 from ari_app.line import Hotline
 from ari_app.privacy import mask
 from ari_app.processes import signal_to
@@ -47,6 +51,12 @@ REFUSED = {
     "agent-not-wrapping-up": "The agent is not in wrap-up.",
     "agent-pause-unknown": "There is no such pause code: desk.toml has those there are.",
     "agent-phone-taken": "That phone is in use by another agent.",
+    "leading-not-allowed": "The agent who acts may not: `sanling agents role` says who is leader, mentor, inspector.",
+    "leading-no-such-agent": "There is no such agent.",
+    "leading-agent-on-call": "The agent is on a call: wait until it has ended.",
+    "leading-agent-signed-out": "The agent is not signed in.",
+    "leading-not-talking": "The agent does not talk with a caller now.",
+    "leading-nobody-waits": "That call does not wait any more, or an agent is being rung for it.",
 }
 
 
@@ -69,6 +79,7 @@ class Floor:
     """Those in progress."""
     read: Callable[[Callable[[Session], Any]], Awaitable[Any]]
     """Asks the database, on no thread that a call waits for. Raises StoreUnavailable."""
+    leading: Leading
     happenings: Happenings
     loop: asyncio.AbstractEventLoop
     """The controller's."""
@@ -126,25 +137,28 @@ class Floor:
 
     def _queue(self, reach: Reach) -> list[shapes.Waiting]:
         now, desk = self.house.clock(), self.house.desk
+        on_the_line = {call.id: call for call in self.calls()}
         found = []
-        for call in self.calls():
-            position = desk.position(call.id)
-            if position:
-                since = call.story.waiting_since or call.story.state_since
-                found.append(
-                    shapes.Waiting(
-                        call=call.id,
-                        caller=shown(call.number, reach),
-                        position=position,
-                        since=since,
-                        waited_s=max(now - since, 0.0),
-                        expected_wait_s=desk.expected_wait_s(call.id),
-                        need=need_of(call),
-                        verified=call.progress.verified,
-                        offered_to=call.talk.offer.agent if call.talk.offer else None,
-                    )
+        for place in desk.in_line():
+            waits, call = place.call, on_the_line.get(place.call.call_id)
+            offer = call.talk.offer if call else None
+            found.append(
+                shapes.Waiting(
+                    call=waits.call_id,
+                    kind="caller" if call else "callback",
+                    caller=shown(call.number, reach) if call else None,
+                    position=desk.position(waits.call_id),
+                    line=waits.wants.line,
+                    priority=waits.wants.priority,
+                    since=waits.since,
+                    waited_s=max(now - waits.since, 0.0),
+                    expected_wait_s=desk.expected_wait_s(waits.call_id),
+                    need=waits.wants.need,
+                    verified=call is not None and call.progress.verified,
+                    offered_to=offer.agent if offer else None,
                 )
-        return sorted(found, key=lambda one: one.position)
+            )
+        return found
 
     async def in_progress(self, holder: Holder) -> list[shapes.LiveCall]:
         reach = holder.reach(Act.SEE_CALLS)
@@ -194,16 +208,19 @@ class Floor:
 
     async def callbacks(self, holder: Holder) -> list[shapes.Callback]:
         reach = holder.reach(Act.SEE_CALLBACKS)
+        return await self.look(lambda: [callback(one, reach) for one in self.house.callbacks.all()])
 
-        def read(session: Session) -> list[shapes.Callback]:
-            query = select(models.Callback).order_by(models.Callback.reason != "lost", models.Callback.at)
+    async def listening(self) -> list[shapes.Listening]:
+        def read() -> list[shapes.Listening]:
             return [
-                shapes.Callback(id=one.id, at=one.at, number=shown(one.number, reach) or "", reason=one.reason)
-                for one in session.scalars(query)
-            ]
+                shapes.Listening(
+                    session=one.session, leader=one.who, agent=one.whom, act=one.act.value, since=one.since,
+                    call=one.call_id,
+                )
+                for one in self.leading.sessions()
+            ]  # fmt: skip
 
-        found: list[shapes.Callback] = await self.read(read)
-        return found
+        return await self.look(read)
 
     async def orders(self, holder: Holder, *, closed: bool) -> list[shapes.Order]:
         own = holder.agent if holder.reach(Act.SEE_ORDERS) is Reach.OWN else None
@@ -328,6 +345,55 @@ class Floor:
         await self.act(holder, act, known, agent=number, detail=detail)
         return await self.agent(holder, number)
 
+    async def add_callback(self, holder: Holder, number: str, window: str) -> shapes.Callback:
+        """Raises NotAllowed, NotNow: it is no number to call, or is to be called back already."""
+        wanted, calling_back = normalise_number(number), self.house.callbacks
+        id = f"{self.house.settings.instance}-api-{secrets.token_hex(6)}"
+
+        async def work() -> shapes.Callback:
+            if wanted is None or not can_be_called(wanted):
+                raise NotNow("That is no number we call: give a mobile number, or a landline's with its area code.")
+            if calling_back.open_for(wanted) is not None:
+                raise NotNow("That number is to be called back already.")
+            row = models.Callback(id=id, at=self.house.clock(), number=wanted, reason="asked", window=window)
+            wish = calling_back.asked(row)
+            if wish is None:
+                raise NotNow("That number is to be called back already.")
+            return callback(wish, Reach.ALL)
+
+        return await self.act(holder, Act.ADD_CALLBACK, work, call=id, detail=window)
+
+    async def cancel_callback(self, holder: Holder, id: str) -> None:
+        """Raises NotAllowed, NotThere, NotNow: it is being tried."""
+
+        async def work() -> None:
+            if id not in {one.id for one in self.house.callbacks.all()}:
+                raise NotThere(f"There is no open callback {id}.")
+            if not self.house.callbacks.cancel(id):
+                raise NotNow("It is being tried at this moment, or the person has called in.")
+
+        await self.act(holder, Act.CANCEL_CALLBACK, work, call=id)
+
+    async def lead(
+        self, holder: Holder, act: Act, order: law.Order, leader: str | None, call: str | None = None
+    ) -> str:
+        """A leader's order: of those that need the leader's phone it rings, and the session's name is returned; the
+        others are done at once. Raises NotAllowed, NotNow.
+        """
+
+        async def work() -> str:
+            if holder.agent is not None and leader not in (None, holder.agent):
+                raise NotAllowed(f"This token is agent {holder.agent}'s: it cannot act as {leader}.")
+            who = holder.agent or leader
+            if who is None:
+                raise NotNow("Say as which leader: this token is nobody's own. Give `leader`, an agent number.")
+            if order.act in (law.Act.PULL, law.Act.MOVE):
+                await self.leading.order(who, order, call_id=call)
+                return ""
+            return await self.leading.ring(who, order)
+
+        return await self.act(holder, act, work, agent=order.whom, call=call, detail=leader or holder.agent or "")
+
     async def close_order(self, holder: Holder, id: str, note: str) -> shapes.Order:
         """Raises NotThere, NotNow, NotAllowed, StoreUnavailable."""
         now = self.house.clock()
@@ -375,6 +441,13 @@ def denied(holder: Holder, act: Act) -> str:
     if holder.reach(act) is Reach.OWN:
         return f"A token of role {holder.role} may do this for its own agent only."
     return f"A token of role {holder.role} may not do this; docs/desk.md says which role may."
+
+
+def callback(one: Wish, reach: Reach) -> shapes.Callback:
+    return shapes.Callback(
+        id=one.id, at=one.asked_at, since=one.since, number=shown(one.number, reach) or "", first=one.first,
+        window=one.window.value, stage=one.stage.value, need=one.need, attempts=one.attempts,
+    )  # fmt: skip
 
 
 def shown(number: str | None, reach: Reach) -> str | None:

@@ -19,6 +19,7 @@ from ari_app.api.app import create
 from ari_app.api.floor import Floor
 from ari_app.api.happenings import Happenings
 from ari_app.call import Call
+from ari_app.leading import Leading
 from ari_app.line import Hotline
 
 log = logging.getLogger("sanling.api")
@@ -34,7 +35,7 @@ CONNECTIONS = 256
 DATABASE_ANSWERS_WITHIN_S = 3.0
 
 
-async def serve(house: Hotline, calls: Callable[[], Collection[Call]]) -> None:
+async def serve(house: Hotline, calls: Callable[[], Collection[Call]], leading: Leading) -> None:
     """The API of `house`, with `calls` in progress, on the settings' ``api_port``; until cancelled."""
     engine = store.open_engine(house.settings.database, answer_within_s=DATABASE_ANSWERS_WITHIN_S)
 
@@ -48,7 +49,7 @@ async def serve(house: Hotline, calls: Callable[[], Collection[Call]]) -> None:
     happenings = Happenings(house.clock())
     house.ledger.watch(happenings.written)
     house.desk.watch(lambda news: happenings.desk_changed(house.clock(), house.desk.queue_length, news))
-    floor = Floor(house, calls, read, happenings, asyncio.get_running_loop())
+    floor = Floor(house, calls, read, leading, happenings, asyncio.get_running_loop())
     try:
         await Server(create(floor), happenings, house.settings.control_address, house.settings.api_port).run()
     finally:

@@ -62,9 +62,12 @@ class Agent(Shape):
 
 
 class Waiting(Shape):
-    call: str
+    call: str = Field(description="Of a callback: the call that will be placed.")
+    kind: Literal["caller", "callback"] = Field(description="On the line, or to be called back at a kept place.")
     caller: Masked
-    position: int = Field(description="1: next.", ge=1)
+    position: int = Field(description="1: next of its line.", ge=0)
+    line: str = Field(description="party, lawyer or second_line.")
+    priority: int = Field(description="Higher comes first, whenever it joined.")
     since: Moment
     waited_s: Seconds
     expected_wait_s: Seconds
@@ -119,11 +122,55 @@ class PastCall(Shape):
     ending: Ending | None = Field(description="Null while it is in progress.")
 
 
+Window = Literal["any", "morning", "afternoon"]
+
+
 class Callback(Shape):
-    id: str
+    """An open callback."""
+
+    id: str = Field(description="The call in which it was asked for.")
     at: Moment
+    since: float = Field(description="The place in the queue that is kept; Unix seconds.")
     number: str = Field(description="Whom to call; for every role but leader all but the last two digits are `*`.")
-    reason: str = Field(description="lost: Asterisk's end cut the caller off, these come first. Else why it was left.")
+    first: bool = Field(description="We cut the caller off: before all others.")
+    window: Window = Field(description="When in the day the person wants to be called.")
+    stage: str = Field(description="waiting, calling, or returned: the person has called in.")
+    need: str | None
+    attempts: int = Field(description="How often the person was not reached.", ge=0)
+
+
+class AskedFor(Shape):
+    number: str = Field(
+        description="Whom to call back: a mobile number, or a landline's with its area code.",
+        pattern=r"^[+0-9 -]{5,25}$",
+        examples=["13800001111"],
+    )
+    window: Window = Field(default="any", description="When in the day.")
+
+
+class Led(Shape):
+    leader: str | None = Field(
+        default=None,
+        description="Agent number of the leader who acts and whose phone rings; for a token that is nobody's own.",
+        pattern=r"^[1-9][0-9]{2,7}$",
+    )
+
+
+class Moved(Led):
+    line: Literal["party", "lawyer", "second_line"]
+
+
+class Begun(Shape):
+    session: str = Field(description="Names what was begun; /v1/listening shows it once the phone was answered.")
+
+
+class Listening(Shape):
+    session: str
+    leader: str = Field(description="Agent number of who listens.")
+    agent: str = Field(description="Agent number of who is listened to.")
+    act: str = Field(description="listen, whisper or join: what the leader does now; by key it changes.")
+    since: Moment
+    call: str
 
 
 class Order(Shape):

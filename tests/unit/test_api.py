@@ -12,6 +12,7 @@ import httpx
 import pytest
 from sqlalchemy import select
 
+from ari_app import orders, staff
 from ari_app.api import access
 from ari_app.api.access import MATRIX, Act, Holder, Reach, Role
 from ari_app.api.app import create
@@ -52,8 +53,8 @@ async def api_of(house: FakeHouse) -> AsyncIterator[Api]:
             lambda news: happenings.desk_changed(house.house.clock(), house.house.desk.queue_length, news)
         )
         floor = Floor(
-            house.house, lambda: list(house.reception.calls.values()), house.house.ledger.look_up, happenings,
-            asyncio.get_running_loop(),
+            house.house, lambda: list(house.reception.calls.values()), house.house.ledger.look_up,
+            house.reception.leading, happenings, asyncio.get_running_loop(),
         )  # fmt: skip
 
         def make(session: Any) -> dict[str, str]:
@@ -84,7 +85,7 @@ async def waits(house: FakeHouse) -> Any:
     caller = await house.rings(from_=PARTY)
     await caller.answered()
     await caller.keys("2112345#99#1")
-    await caller.hears("transferring")
+    await asyncio.sleep(8)
     return caller
 
 
@@ -129,19 +130,32 @@ ROUTES = {
     Act.END_WRAP_UP: ("POST", "/agents/602/end-wrap-up"),
     Act.SIGN_OUT: ("POST", "/agents/602/sign-out"),
     Act.CLOSE_ORDER: ("POST", "/orders/none/close"),
+    Act.SEE_LISTENING: ("GET", "/listening"),
+    Act.LISTEN: ("POST", "/agents/602/listen"),
+    Act.WHISPER: ("POST", "/agents/602/whisper"),
+    Act.JOIN: ("POST", "/agents/602/join"),
+    Act.TAKE_OVER: ("POST", "/agents/602/take-over"),
+    Act.PULL: ("POST", "/queue/demo-1.1/pull"),
+    Act.MOVE: ("POST", "/agents/602/move"),
+    Act.ADD_CALLBACK: ("POST", "/callbacks"),
+    Act.CANCEL_CALLBACK: ("DELETE", "/callbacks/none"),
+    Act.RELOAD: ("POST", "/reload"),
+    Act.DRAIN: ("POST", "/drain"),
 }
 
 
 async def test_the_matrix_is_what_the_api_does(api):
+    assert set(ROUTES) == set(Act) - {Act.SEE_EVENTS}
     for role in Role:
         for act, (method, path) in ROUTES.items():
-            answer = await api.ask(role.value, method, path, **({"json": {}} if method == "POST" else {}))
+            body = {Act.MOVE: {"line": "lawyer"}, Act.ADD_CALLBACK: {"number": "12368"}}.get(act, {})
+            answer = await api.ask(role.value, method, path, **({"json": body} if method == "POST" else {}))
             reach = MATRIX[act][list(Role).index(role)]
             if reach is Reach.NONE or (reach is Reach.OWN and "602" in path):  # which is not the token's agent
                 assert answer.status_code == 403, (role, act)
                 assert "may" in answer.json()["detail"]
             else:
-                assert answer.status_code in (200, 404, 409), (role, act, answer.text)
+                assert answer.status_code in (200, 204, 404, 409), (role, act, answer.text)
 
 
 def test_every_act_is_in_the_matrix_and_in_openapi_and_nothing_else():
@@ -181,9 +195,8 @@ async def test_who_waits_and_who_talks_is_told_with_numbers_by_role(api):
 async def test_an_agent_sees_own_things_only(api):
     phone = await api.house.agent_signs_in("601")
     other = await api.house.agent_signs_in("602")
-    await waits(api.house)
-    await waits(api.house)
     for one in (phone, other):
+        await waits(api.house)
         await (await one.rings()).picks_up()
     await asyncio.sleep(5)
     assert [one["number"] for one in await api.get("agent", "/agents")] == ["601"]
@@ -256,6 +269,110 @@ async def test_who_is_not_there_cannot_be_paused(api):
     answer = await api.ask("leader", "POST", "/agents/999/pause")
     assert answer.status_code == 404
     assert "999" in answer.json()["detail"]
+
+
+async def make_leader(api: Api, number: str) -> None:
+    await api.house.ask(lambda session: staff.set_role(session, number, "leader"))
+
+
+async def test_a_leader_listens_from_the_own_phone_and_is_seen_listening_by_leaders_only(api):
+    await make_leader(api, "612")
+    agent = await api.house.agent_signs_in("601")
+    leader = await api.house.agent_signs_in("612")
+    await waits(api.house)
+    await (await agent.rings()).picks_up()
+    await asyncio.sleep(8)
+    refused = await api.ask("leader", "POST", "/agents/601/listen")
+    assert (refused.status_code, "leader" in refused.json()["detail"]) == (409, True)
+    begun = await api.ask("leader", "POST", "/agents/601/listen", json={"leader": "612"})
+    assert begun.status_code == 202, begun.text
+    listening = await leader.rings()
+    await listening.picks_up()
+    await asyncio.sleep(5)
+    told = await api.get("inspector", "/listening")
+    assert [(one["leader"], one["agent"], one["act"]) for one in told] == [("612", "601", "listen")]
+    assert told[0]["session"] == begun.json()["session"]
+    assert (await api.ask("agent", "GET", "/listening")).status_code == 403
+
+
+async def test_a_leaders_own_token_acts_as_nobody_else(api):
+    token = await api.house.ask(lambda session: access.new_token(session, Role.LEADER, "612", "", 0.0)[0])
+    api.tokens["own"] = token
+    answer = await api.ask("own", "POST", "/agents/601/listen", json={"leader": "611"})
+    assert answer.status_code == 403
+    answer = await api.ask("own", "POST", "/agents/601/listen")
+    assert answer.status_code == 409
+    assert "signed in" in answer.json()["detail"]
+
+
+async def test_an_agent_is_moved_to_another_line(api):
+    await make_leader(api, "612")
+    await api.house.agent_signs_in("612")
+    moved = await api.ask("leader", "POST", "/agents/601/move", json={"line": "lawyer", "leader": "612"})
+    assert moved.status_code == 200, moved.text
+    skills = api.house.house.desk.skills_of("601")
+    assert (skills.get("party", 0), skills["lawyer"] > 0) == (0, True)
+
+
+async def test_a_waiting_caller_is_pulled_by_a_leader_who_is_paused(api):
+    await make_leader(api, "612")
+    leader = await api.house.agent_signs_in("612")
+    assert (await api.ask("leader", "POST", "/agents/612/pause")).status_code == 200
+    await waits(api.house)
+    call = (await api.get("leader", "/queue"))[0]["call"]
+    pull = f"/queue/{call}/pull"
+    pulled = await api.ask("leader", "POST", pull, json={"leader": "612"})
+    assert pulled.status_code == 204, pulled.text
+    await (await leader.rings()).picks_up()
+    await asyncio.sleep(5)
+    assert (await api.get("leader", "/calls"))[0]["agent"] == "612"
+    assert (await api.ask("leader", "POST", pull, json={"leader": "612"})).status_code == 409
+
+
+async def test_a_callback_is_asked_for_once_and_cancelled(api):
+    made = await api.ask("leader", "POST", "/callbacks", json={"number": "+86 138-0000-1111", "window": "morning"})
+    assert made.status_code == 201, made.text
+    assert (made.json()["number"], made.json()["window"]) == ("13800001111", "morning")
+    again = await api.ask("leader", "POST", "/callbacks", json={"number": "13800001111"})
+    assert (again.status_code, "already" in again.json()["detail"]) == (409, True)
+    for wrong in ("12368", "008613800001111"):
+        assert (await api.ask("leader", "POST", "/callbacks", json={"number": wrong})).status_code == 409
+    assert [one["number"] for one in await api.get("ops", "/callbacks")] == ["*********11"]
+    id = made.json()["id"]
+    assert (await api.ask("leader", "DELETE", f"/callbacks/{id}")).status_code == 204
+    assert await api.get("leader", "/callbacks") == []
+    assert (await api.ask("leader", "DELETE", f"/callbacks/{id}")).status_code == 404
+
+
+async def test_an_order_is_closed_by_whom_it_is_for(api):
+    house = api.house.house
+    for who in ("601", "602"):
+        orders.open_order(
+            house.ledger, kind=orders.Kind.MESSAGE, at=1.0, due_at=2.0, must_answer=who, call_id=f"c-{who}"
+        )
+    await asyncio.sleep(1)
+    mine = await api.get("agent", "/orders")
+    assert [(one["must_answer"], one["overdue"]) for one in mine] == [("601", True)]
+    closed = await api.ask("agent", "POST", f"/orders/{mine[0]['id']}/close", json={"note": "answered"})
+    assert (closed.status_code, closed.json()["standing"]) == (200, "closed")
+    assert await api.get("agent", "/orders") == []
+    assert len(await api.get("leader", "/orders", params={"closed": True})) == 2
+    others = (await api.get("leader", "/orders"))[0]["id"]
+    assert (await api.ask("agent", "POST", f"/orders/{others}/close", json={})).status_code == 403
+    again = await api.ask("leader", "POST", f"/orders/{mine[0]['id']}/close", json={})
+    assert (again.status_code, "already" in again.json()["detail"]) == (409, True)
+
+
+async def test_rules_that_are_wrong_are_told_and_those_in_force_stay(api, monkeypatch, tmp_path):
+    wrong = tmp_path / "desk.toml"
+    wrong.write_text("[routing]\nlast_agent_s = 999\n", encoding="utf-8")
+    monkeypatch.setattr(api.house.house.desk.rules, "_file", wrong)
+    answer = await api.ask("ops", "POST", "/reload")
+    assert answer.status_code == 409
+    assert "desk.toml, line 2: routing.last_agent_s" in answer.json()["detail"]
+    wrong.write_text("[routing]\nlast_agent_s = 9\n", encoding="utf-8")
+    assert (await api.ask("ops", "POST", "/reload")).status_code == 204
+    assert api.house.house.desk.rules.now.routing.last_agent_s == 9
 
 
 # ---------------------------------------------------------------- what is wrong
