@@ -65,7 +65,6 @@ from ari_app.survey import Survey
 from ari_app.talk import Talk, second_name
 from ari_app.voice import Voice
 from metrics.hotline import CallOutcome, QueueResult
-from metrics.hotline import Need as NeedLabel
 
 log = logging.getLogger("sanling.call")
 
@@ -963,7 +962,7 @@ class Call:
             *([outcomes.row_of(self._matter(now), self.second_of)] if self.person is not None else []),
         )
         if self.second_of is not None and self.progress.need is not None:
-            self.hotline.metrics.second_call(cast(NeedLabel, outcomes.name_of(self.progress.need)))
+            self.hotline.metrics.second_call(outcomes.label_of(self.progress.need))
         self._count(outcome, waited_s, after_closing)
         log.info(
             "call %s ended: %s, waited %.1f s, talked %.1f s, hung up by %s",
@@ -1013,9 +1012,10 @@ class Call:
             case Do.ASK:
                 asked = self.callmeback.words(self.person) if self.progress.state is State.CALLBACK_NUMBER else ()
                 return asked or QUESTIONS.get(self.progress.state, ())
-            case Do.SAY_TRANSFERRING:
+            case Do.SAY_TRANSFERRING | Do.SAY_NOBODY_SIGNED_IN:
+                said = "transferring" if do is Do.SAY_TRANSFERRING else "nobody-signed-in"
                 kept = self.callmeback.open_one(self.person) is not None
-                return ("transferring", "callback-returned") if kept else ("transferring",)
+                return (said, "callback-returned") if kept else (said,)
             case Do.SAY_CALLBACK_NOTED:
                 return ("callback-moved",) if self.callmeback.was_moved else ("callback-noted",)
             case Do.OFFER_OWN_NUMBER:
@@ -1111,7 +1111,6 @@ WORDS: dict[Do, tuple[str, ...]] = {
     Do.SAY_CANNOT_VERIFY: ("cannot-verify",),
     Do.SAY_CHECK_UNAVAILABLE: ("check-unavailable",),
     Do.SAY_INTERRUPTED: ("interrupted",),
-    Do.SAY_NOBODY_SIGNED_IN: ("nobody-signed-in",),
     Do.SAY_LONGEST_WAIT: ("longest-wait",),
     Do.SAY_DISCLAIMER: ("disclaimer",),
     Do.SAY_CLOSING: ("closing",),

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal, cast
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
@@ -24,6 +25,9 @@ from ari_app.store import models
 
 NEEDS_BY_KEY = dict(zip("1234", Need, strict=True))
 """What an agent keys after ``*17`` first: the same keys as the caller's (SOP-3)."""
+
+
+NeedName = Literal["milestone", "material", "time", "pressing"]
 
 
 class Result(StrEnum):
@@ -97,6 +101,10 @@ def row_of(matter: Matter, second_of: Matter | None) -> models.Matter:
 
 def name_of(need: Need | None) -> str | None:
     return need.name.lower() if need is not None else None
+
+
+def label_of(need: Need) -> NeedName:
+    return cast(NeedName, need.name.lower())
 
 
 def need_named(name: str | None) -> Need | None:

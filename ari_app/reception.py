@@ -18,6 +18,7 @@ from ari_app.ari.errors import AriError, Conflict, RequestTimeout, Unreachable
 from ari_app.ari.mailboxes import Mailbox, owner_of
 from ari_app.call import APOLOGY, Call, Resync, case_vars
 from ari_app.cases import normalise_number
+from ari_app.dispositions import Dispositions
 from ari_app.errors import StoreUnavailable
 from ari_app.features import FeatureCall, agent_of
 from ari_app.leading import Leading
@@ -45,6 +46,7 @@ class Reception:
         self._hotline = hotline
         self.calls: dict[str, Call] = {}
         self.case_calls = CaseCalls(hotline, self.place)
+        self.dispositions = Dispositions(hotline)
         self.ready = asyncio.Event()
         """Set once every call of an earlier controller is taken up or closed."""
         self._left_open: dict[str, tuple[Past, Mailbox]] = {}
@@ -107,7 +109,7 @@ class Reception:
             await FeatureCall(
                 house.settings, house.client, house.desk, house.catalogue, house.metrics,
                 channel.id, arrival.mailbox, agent, (*arrival.event.args, "", "")[1],
-                {**self.leading.features, **self.case_calls.features},
+                {**self.leading.features, **self.case_calls.features, **self.dispositions.features},
             ).run()  # fmt: skip
         else:
             arrival.mailbox.close()

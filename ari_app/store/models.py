@@ -356,7 +356,7 @@ class WorkOrder(Table):
     """From a call: ``<call>~order-<n>``, so that one opened anew after a kill is the same one."""
     at: Mapped[float]
     kind: Mapped[str] = mapped_column(String(16))
-    """message, second_line, disposition or exception (``ari_app.orders.Kind``)."""
+    """message, second_line, disposition, rating or exception (``ari_app.orders.Kind``)."""
     call_id: Mapped[str | None] = mapped_column(index=True)
     party_id: Mapped[int | None]
     lawyer_id: Mapped[int | None]

@@ -925,7 +925,7 @@ class FakeAsterisk(Exchange):
     def called(self, phone: FakePhone, number: str, display: str) -> Channel | None:
         """An INVITE from the trunk, or from an agent's phone. None: no such number (404)."""
         agent = self.phones.find(phone.number) is phone
-        known = re.fullmatch(r"\*(1[1-6]|8[1-8]|9[12])[\d*]*", number) if agent else number in self.hotline_numbers
+        known = re.fullmatch(r"\*(1[1-7]|8[1-8]|9[12])[\d*]*", number) if agent else number in self.hotline_numbers
         if not known:
             return None
         channel = Channel(self, self._next_id(), phone.number if agent else "trunk", None, "Ring")
