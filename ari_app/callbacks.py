@@ -204,9 +204,9 @@ class Callbacks:
 
     # ------------------------------------------------------------ what becomes of one
 
-    def asked(self, row: models.Callback) -> Wish | None:
+    def asked(self, row: models.Callback, *, on_the_line: bool = False) -> Wish | None:
         """Enters a callback; None if this person has an open one, which is told instead. What is asked again because
-        the person's call was lost comes first from then on.
+        the person's call was lost comes first from then on. `on_the_line`: in the call that is going on.
         """
         known = self._wishes.get(row.id) or self.open_for(row.number, row.party_id, row.lawyer_id)
         if known is not None:
@@ -217,7 +217,11 @@ class Callbacks:
         self._ledger.write(row)
         self._metrics.callback_left()
         wish = self._wishes[row.id] = wish_of(row)
-        return wish
+        if on_the_line:
+            self.returned(wish, row.id)
+        else:
+            self.look()
+        return self._wishes[row.id]
 
     def moved(self, wish: Wish, number: str, window: Window) -> None:
         self.happens(wish, Happened.MOVED, number=number, window=window)

@@ -89,7 +89,8 @@ class CallMeBack:
                     since=story.kept[0] if story.kept else story.callback_asked_at, window=window.value,
                     role=progress.role.value, need=NEED_CODES[progress.need] if progress.need else None,
                     party_id=person.party_id if person else None, lawyer_id=person.lawyer_id if person else None,
-                )
+                ),
+                on_the_line=True,
             )  # fmt: skip
         elif (wish.number, wish.window) != (number, window):
             self._callbacks.moved(wish, number, window)
