@@ -848,8 +848,8 @@ def _call_of(held_for: str) -> str:
 
 def _has_a_channel(agent: AgentNow, channels: Collection[str]) -> bool:
     """Whether a channel is there that may be the agent's phone: any of the call's but the caller's own."""
-    held_for = agent.call_id or ""
-    return any(one.startswith(held_for) and one != _call_of(held_for) for one in channels)
+    call_id = _call_of(agent.call_id or "")
+    return any(one.startswith(f"{call_id}~") for one in channels)
 
 
 def hash_pin(pin: str) -> str:

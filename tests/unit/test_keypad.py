@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ari_app.flow.keypad import LONGEST_KEPT, AgentKeys, Entry, Keyed, Keypad
+from ari_app.flow.keypad import LONGEST_KEPT, AgentKeys, Entry, Keyed, Keypad, TransferTo
 from ari_app.flow.sop import ENTRIES, State
 
 CASE, MOBILE, NAME = ENTRIES[State.PARTY_CASE], ENTRIES[State.PARTY_MOBILE], ENTRIES[State.PARTY_NAME]
@@ -108,3 +108,27 @@ def test_a_flood_of_keys_is_an_invalid_entry_and_not_kept():
 def test_agents_codes_in_talk(keys: str, found: list[str]):
     pad = AgentKeys({"5": "five", "6": "six"})
     assert [code for key in keys if (code := pad.press(key))] == found
+
+
+@pytest.mark.parametrize(
+    ("keys", "found"),
+    [
+        ("*73#", [TransferTo("3")]), ("*7602#", [TransferTo("602")]), ("*7#", []), ("*76*5", ["five"]), ("73#", []),
+        ("*7602#*5", [TransferTo("602"), "five"]), ("*7*73#", [TransferTo("3")]), ("*75#", [TransferTo("5")]),
+    ],
+)  # fmt: skip
+def test_agents_transfers_in_talk(keys: str, found: list[object]):
+    pad = AgentKeys({"5": "five"}, transfer="7")
+    assert [code for key in keys if (code := pad.press(key))] == found
+
+
+def test_a_flood_of_keys_in_a_transfer_is_not_kept():
+    pad = AgentKeys({}, transfer="7")
+    for key in "*7" + "1" * 5000:
+        pad.press(key)
+    assert pad.press("#") == TransferTo("1" * LONGEST_KEPT)
+
+
+def test_without_a_key_for_it_an_agent_transfers_nothing():
+    pad = AgentKeys({"5": "five"})
+    assert [pad.press(key) for key in "*73#"] == [None] * 4
