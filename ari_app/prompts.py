@@ -14,6 +14,7 @@ refusing all of it would cost more than what is wrong, `Catalogue.load_whatever_
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import itertools
 import json
@@ -58,7 +59,7 @@ class Variable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """What a family's placeholder stands for; exactly one of `numbers`, `words` and `names`."""
 
     numbers: tuple[int, int] | None = None
-    spelt: Literal["ordinal", "quantity", "digits"] = "ordinal"
+    spelt: Literal["ordinal", "quantity", "digits", "hour", "minute"] = "ordinal"
     words: dict[str, str] | None = None
     names: str = ""
 
@@ -303,6 +304,18 @@ class Catalogue(Mapping[str, Prompt]):
         """「您好，法辅在线工号六零一，」; None for an agent number that is not rendered."""
         return self._if_there(f"opening-agent-{number}")
 
+    def date(self, day: dt.date) -> tuple[str, ...]:
+        """「十一月」「二十二日，」."""
+        return f"month-{day.month}", f"day-{day.day}"
+
+    def time(self, hour: int, minute: int) -> tuple[str, ...]:
+        """「上午九点」「三十分。」."""
+        return f"hour-{hour}", f"minute-{minute}"
+
+    def court(self, name: str) -> str:
+        """「开庭法院是……」; of a court that is not rendered the summons tells."""
+        return self._if_there(f"court-{in_id(name)}") or "court-unnamed"
+
     def whisper(
         self,
         role: Literal["lawyer", "party", "unknown"],
@@ -398,7 +411,23 @@ def digits(number: int) -> str:
     return "".join(_DIGITS[int(digit)] for digit in str(number))
 
 
-SPELLINGS: dict[str, Callable[[int], str]] = {"ordinal": ordinal, "quantity": quantity, "digits": digits}
+def hour(number: int) -> str:
+    """0 to 23: 0 → 凌晨零点, 9 → 上午九点, 14 → 下午两点."""
+    part = next(part for until, part in PARTS_OF_DAY if number < until)
+    twelve = number if number <= 12 else number - 12
+    return f"{part}{'零' if twelve == 0 else quantity(twelve)}点"
+
+
+def minute(number: int) -> str:
+    """0 to 59, after an hour: 0 → 整, 5 → 零五分, 20 → 二十分."""
+    return ("零" if number < 10 else "") + ordinal(number) + "分" if number else "整"
+
+
+PARTS_OF_DAY = ((6, "凌晨"), (8, "早上"), (12, "上午"), (13, "中午"), (18, "下午"), (24, "晚上"))
+
+SPELLINGS: dict[str, Callable[[int], str]] = {
+    "ordinal": ordinal, "quantity": quantity, "digits": digits, "hour": hour, "minute": minute,
+}  # fmt: skip
 
 
 def read_source(path: Path) -> Written:

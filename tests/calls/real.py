@@ -53,14 +53,16 @@ class Running:
 
     _running: ClassVar[dict[str, Running]] = {}
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, desk: Path | None = None) -> None:
+        """`desk`: the file of rules."""
         self.settings = settings
+        rules = {} if desk is None else {"SANLING_DESK": str(desk)}
         self.log = settings.run_dir.parent / f"{settings.instance}.out"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
                 [Path(sys.executable).with_name("sanling"), "run"],
-                env={**os.environ, **environment_of(settings)},
+                env={**os.environ, **environment_of(settings), **rules},
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -79,6 +81,10 @@ class Running:
         if key not in cls._running:
             net = own_network(len(cls._running))
             folder = tempfile.mkdtemp(prefix="sanling-calls-")
+            changed = dict(changed)
+            desk = Path(folder, "desk.toml") if "rules" in changed else None
+            if desk is not None:
+                desk.write_text(changed.pop("rules"), encoding="utf-8")
             settings = load(
                 Path(os.devnull),
                 {},
@@ -88,7 +94,7 @@ class Running:
                 trunk={"addresses": [f"{net}.0/24"]},
                 **{"queue": {"wrap_up_s": 6.0}, **changed},
             )
-            cls._running[key] = cls(settings)
+            cls._running[key] = cls(settings, desk)
         return cls._running[key]
 
     def _wait(self) -> None:

@@ -61,7 +61,7 @@ def test_whoever_is_not_proven_is_asked_who_calls_before_anything_of_the_case():
         Heard.CONTEXT_CAME,
     )
     assert call.state is State.SELF_SERVICE
-    assert done[-2:] == [Do.SAY_PROVEN, Do.LOOK_UP_CASES]
+    assert done[-2:] == [Do.FETCH_CONTEXT, Do.LOOK_UP_CASES]
     assert along(call, Heard.CASES_FOUND)[1] == [Do.SAY_CASES, Do.ASK]
 
 

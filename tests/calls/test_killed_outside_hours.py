@@ -1,0 +1,112 @@
+"""The controller is killed while nobody is there: in the menu, while the case is told, while a message is left."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from ari_app import orders
+from ari_app.flow.sop import State
+from ari_app.store import models
+from tests.calls.house import PARTY, FakeHouse
+from tests.calls.test_killed import MOMENTS, SILENCE_S, Killed, longest_silence_s
+from tests.calls.test_outside_hours import SHUT
+
+ANSWERS = {
+    "ask-role": "2", "ask-own-number": "1", "ask-case": "12345#", "ask-name": "99#", "ask-need": "2",
+}  # fmt: skip
+SPEAKS_S = 3.0
+
+
+class Patient:
+    """A caller who hears the case, then leaves a message, and answers whatever is asked."""
+
+    def __init__(self, caller: Any) -> None:
+        self.caller = caller
+        self.spoke: list[tuple[float, float]] = []
+        """From and until, on the loop's clock: the recording hears it, the caller nothing."""
+        self._answered = 0
+
+    async def goes_on(self) -> None:
+        while self.caller.ended_at is None:
+            asked = [
+                sound
+                for sound in self.caller.ear.sounds
+                if sound.what in (*ANSWERS, "ask-after-hours", "ask-again", "beep")
+            ]
+            if len(asked) > self._answered and (asked[-1].complete or asked[-1].seconds(now()) > 1.0):
+                self._answered = len(asked)
+                await self._answers(asked[-1].what)
+            await asyncio.sleep(0.1)
+
+    async def _answers(self, asked: str) -> None:
+        if asked == "beep":
+            began = now()
+            await asyncio.sleep(0.3)
+            await self.caller.says([0.0] * int(8000 * SPEAKS_S))
+            await self.caller.keys("#")
+            self.spoke.append((began, now() + 2.0))
+            return
+        told = any(sound.what == "open-orders-none" and sound.complete for sound in self.caller.ear.sounds)
+        for key in ANSWERS.get(asked, "2" if told else "1"):
+            if self.caller.ended_at is None:
+                await self.caller.keys(key)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def served(hotline: FakeHouse, state: State, after_s: float | None) -> tuple[Any, Patient]:
+    killed = Killed(hotline, state, after_s)
+    caller = await hotline.rings(from_=PARTY)
+    patient = Patient(caller)
+    going = asyncio.create_task(patient.goes_on())
+    try:
+        await caller.answered()
+        await caller.keys("0")
+        await caller.ended(timeout_s=300)
+        async with asyncio.timeout(30):
+            await killed.done.wait()
+    finally:
+        going.cancel()
+    return caller, patient
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    "state", [State.AFTER_HOURS, State.SELF_SERVICE, State.LEAVING_MESSAGE], ids=lambda state: state.name
+)
+async def test_the_caller_hears_the_case_and_leaves_one_message_all_the_same(state, moment):
+    await goes_well(state, MOMENTS[moment])
+
+
+@pytest.mark.parametrize("after_s", [6.5, 7.5, 8.5, 9.5])
+async def test_a_message_that_is_being_left_is_kept(after_s):
+    """The tone ends about six seconds after the state is entered: the caller speaks, or ends while nobody listens."""
+    await goes_well(State.LEAVING_MESSAGE, after_s)
+
+
+async def goes_well(state: State, after_s: float | None) -> None:
+    async with FakeHouse(rules=SHUT) as hotline:
+        caller, patient = await served(hotline, state, after_s)
+        ending = await hotline.ending(within_s=30)
+        assert ending.hung_up_by == "hotline", caller._story()
+        assert ending.outcome == "left_in_menu"
+        identity = await hotline.identity()
+        assert identity is not None
+        assert identity.verified
+        heard = [sound.what for sound in caller.ear.sounds if sound.complete]
+        assert {"case-1", "message-noted", "closing"} <= set(heard), caller._story()
+        left = await hotline.ask(lambda s: orders.orders(s, call_id=ending.call_id))
+        assert len(left) == 1, caller._story()
+        assert left[0].message is not None
+        assert left[0].message.spoken_s >= SPEAKS_S - 1.0
+        assert len(await hotline.ask(lambda s: s.scalars(select(models.Segment)).all())) == 1
+        silence = longest_silence_s(caller, lambda at: any(begin <= at <= end for begin, end in patient.spoke))
+        assert silence <= SILENCE_S + SPEAKS_S, caller._story()
+        assert hotline.asterisk.stored_recordings == set()
+        await hotline.nothing_is_left()
