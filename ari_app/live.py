@@ -42,8 +42,11 @@ def hotline() -> Iterator[Remote]:
 def hang_into(app: typer.Typer, agents: typer.Typer) -> None:
     """`app`: ``sanling``; `agents`: ``sanling agents``."""
     app.add_typer(token_app, name="token")
-    for command in (queue, board, events):
+    for command in (queue, board, events, listening, pull):
         app.command()(command)
+    for name, lead in (("listen", listen), ("whisper", whisper), ("join", join), ("take-over", take_over)):
+        app.command(name)(lead)
+    agents.command("move")(move)
     agents.command("pause")(pause)
     for name, order in (("resume", resume), ("sign-out", sign_out), ("end-wrap-up", end_wrap_up)):
         agents.command(name)(order)
@@ -119,6 +122,65 @@ def _agent(number: str, act: str, **body: Any) -> None:
     with hotline() as remote:
         after = remote.post(f"/agents/{number}/{act}", **body)
     out.print(f"agent {number} is {after['state']}")
+
+
+# ---------------------------------------------------------------- leading
+
+Leader = Annotated[
+    str | None, typer.Option("--as", help="The leader's agent number, whose phone rings; not for a token of one's own.")
+]
+
+
+def listen(number: Number, leader: Leader = None) -> None:
+    """Rings the leader's phone, who then hears this agent's call, unheard by anybody."""
+    _lead(number, "listen", leader)
+
+
+def whisper(number: Number, leader: Leader = None) -> None:
+    """The same, and the agent hears the leader; the caller does not."""
+    _lead(number, "whisper", leader)
+
+
+def join(number: Number, leader: Leader = None) -> None:
+    """The same, and all hear each other."""
+    _lead(number, "join", leader)
+
+
+def take_over(number: Number, leader: Leader = None) -> None:
+    """Rings the leader's phone, who then has this agent's caller; the agent is out."""
+    _lead(number, "take-over", leader)
+
+
+def _lead(number: str, act: str, leader: str | None) -> None:
+    with hotline() as remote:
+        remote.post(f"/agents/{number}/{act}", leader=leader)
+    out.print("the leader's phone rings")
+
+
+def pull(call: Annotated[str, typer.Argument(help="From `sanling queue`.")], leader: Leader = None) -> None:
+    """The leader's phone rings for this waiting caller, out of turn."""
+    with hotline() as remote:
+        remote.post(f"/queue/{call}/pull", leader=leader)
+    out.print("the leader's phone rings")
+
+
+def move(
+    number: Number, line: Annotated[str, typer.Argument(help="party, lawyer or second_line.")], leader: Leader = None
+) -> None:
+    """The agent serves another line from now on."""
+    with hotline() as remote:
+        remote.post(f"/agents/{number}/move", line=line, leader=leader)
+    out.print(f"agent {number} serves {line}")
+
+
+def listening() -> None:
+    """Who listens to whom at this moment."""
+    settings = house_rules.load()
+    table = Table("leader", "agent", "act", "since", "call", box=None)
+    with hotline() as remote:
+        for one in remote.get("/listening"):
+            table.add_row(one["leader"], one["agent"], one["act"], moment(one["since"], settings), one["call"])
+    out.print(table if table.rows else "nobody listens")
 
 
 # ---------------------------------------------------------------- tokens

@@ -97,7 +97,13 @@ async def holder(request: Request, given: Annotated[HTTPAuthorizationCredentials
 def may(act: Act) -> Callable[..., Awaitable[Holder]]:
     """Lets in who has any right to `act`."""
 
-    async def let_in(floor: Annotated[Floor, Depends(floor_of)], asking: Annotated[Holder, Depends(holder)]) -> Holder:
+    async def let_in(
+        request: Request, floor: Annotated[Floor, Depends(floor_of)], asking: Annotated[Holder, Depends(holder)]
+    ) -> Holder:
+        known = {one.alias for one in request.scope["route"].dependant.query_params}
+        if unknown := sorted(set(request.query_params) - known):
+            names = ", ".join(sorted(known)) or "none at all"
+            raise NotUnderstood(f"Unknown in the query: {', '.join(unknown)[:200]}; known here: {names}.")
         if asking.reach(act) is Reach.NONE:
             if act not in LOOKING:
                 await floor.deny(asking, act)
@@ -437,8 +443,13 @@ class NotAvailable(SanlingError):
     pass
 
 
+class NotUnderstood(SanlingError):
+    pass
+
+
 STATUS: dict[type[SanlingError], int] = {
     NotAllowed: 403, NotThere: 404, NotNow: 409, StoreUnavailable: 503, NotAvailable: 503,
+    NotUnderstood: 422,
 }  # fmt: skip
 
 

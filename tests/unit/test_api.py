@@ -383,6 +383,8 @@ async def test_mistakes_are_problems_in_clear_words(api):
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["errors"][0].startswith("query.last:")
+    typo = await api.ask("leader", "GET", "/audit", params={"lats": "5"})
+    assert (typo.status_code, typo.json()["detail"]) == (422, "Unknown in the query: lats; known here: last.")
     assert (await api.ask("leader", "GET", "/nowhere")).json()["detail"].startswith("There is nothing")
     wrong = await api.ask("leader", "DELETE", "/agents")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET")
