@@ -52,9 +52,11 @@ def _questions() -> list[str]:
             length = (
                 f"{entry.shortest} 位" if entry.shortest == entry.longest else f"{entry.shortest}–{entry.longest} 位"
             )
-            keys = f"{ELEMENTS_ZH[ELEMENTS[state]]}（{length}），`#` 结束，`*` 重来，`0` 转人工"
+            what = ELEMENTS_ZH[ELEMENTS[state]] if state in ELEMENTS else "回电号码，座机带区号"
+            keys = f"{what}（{length}），`#` 结束，`*` 重来，`0` 转人工"
         elif state in MENUS:
-            keys = "，".join([*(f"`{key}` {heard.value}" for key, heard in MENUS[state].items()), "`0` 转人工"])
+            person = ("`0` 转人工",) if (state, Heard.WANTS_A_PERSON) in SOP else ()
+            keys = "，".join([*(f"`{key}` {heard.value}" for key, heard in MENUS[state].items()), *person])
         else:
             continue
         lines.append(f"| {state.value} | {keys} |")

@@ -31,6 +31,7 @@ from ari_app.flow.sop import (
     State,
     step,
 )
+from ari_app.flow.story import SPEAKING
 from ari_app.settings import PROJECT
 
 EVERY_PAIR = list(product(State, Heard))
@@ -102,6 +103,7 @@ def test_a_state_without_a_ceiling_is_left_by_itself(state):
     """By a prompt that ends, a ring, five seconds, the look-up: never only by a key of somebody's."""
     by_itself = {
         Heard.RANG_ENOUGH, Heard.PROMPT_ENDED, Heard.FIVE_SECONDS_PASSED, Heard.CONTEXT_CAME, Heard.CONTEXT_FAILED,
+        Heard.AGENT_NO_ANSWER, Heard.WHISPER_ENDED, Heard.OUTSIDE_NO_ANSWER,
     }  # fmt: skip
     assert any(to is not state for (at, heard), (to, _) in SOP.items() if at is state and heard in by_itself)
 
@@ -230,6 +232,9 @@ LAWYER = (
 )  # fmt: skip
 
 
+PLACED = (Heard.CALL_PLACED, Heard.AGENT_ANSWERED, Heard.WHISPER_ENDED)
+
+
 def asked_for(path: tuple[Heard, ...]) -> set[object]:
     """Elements that were asked for on the way."""
     call, elements = Progress(), set()
@@ -294,7 +299,7 @@ def as_walk(turns: list[int], begun: tuple[Heard, ...] = ()) -> list[Heard]:
 
 
 walks = st.builds(
-    as_walk, st.lists(st.integers(0, 8 * len(Heard) - 1), max_size=60), st.sampled_from([(), PARTY, LAWYER])
+    as_walk, st.lists(st.integers(0, 8 * len(Heard) - 1), max_size=60), st.sampled_from([(), PARTY, LAWYER, PLACED])
 )
 
 
@@ -321,12 +326,20 @@ def test_agents_and_queue_are_never_left_behind(path):
                     assert queued
                     queued = False
                 case Do.RING_AGENT:
-                    assert queued
+                    assert queued or heard is Heard.CALL_PLACED
                     assert not rung
                     rung = True
                 case Do.WHISPER:
                     assert rung
                     whispered = True
+                case Do.CALL_OUT | Do.TELL_NOT_REACHED:
+                    assert rung
+                    assert whispered
+                    assert not joined
+                case Do.MEET:
+                    assert whispered
+                    assert not joined
+                    joined = True
                 case Do.JOIN_AGENT:
                     assert rung
                     assert whispered
@@ -371,8 +384,11 @@ def test_the_caller_is_answered_first_and_always_asked_the_closing_before_the_ho
         call, actions = step(call, heard)
         done += actions
     if done:
-        assert done[0] is Do.ANSWER
-        assert done.count(Do.ANSWER) == 1
+        placed = done[0] is Do.RING_AGENT
+        assert placed or done[0] is Do.ANSWER
+        assert done.count(Do.ANSWER) == (0 if placed else 1)
+        to_the_person = [do for do in done if do in SPEAKING or do is Do.MEET]
+        assert not placed or not to_the_person or to_the_person[0] is Do.MEET, "nobody is spoken to before the answer"
     if Do.HANG_UP in done:
         assert done[-1] is Do.HANG_UP
         assert Do.SAY_CLOSING in done
