@@ -16,7 +16,7 @@ from typing import cast
 from prometheus_client import CollectorRegistry
 from sqlalchemy import select
 
-from ari_app import notify, store
+from ari_app import notify, opening, store
 from ari_app import rules as desk_rules
 from ari_app import settings as house_rules
 from ari_app.api.server import serve
@@ -178,6 +178,8 @@ async def hotline(settings: Settings, catalogue: Catalogue) -> AsyncIterator[tup
     """All parts, open; closed in reverse."""
     catalogue.look_again()  # a spare may have read it long ago
     book = desk_rules.open_book(kept=settings.run_dir / "desk.in-force.toml")
+    for year in opening.unknown_years(book.now, settings.zone, time.time()):
+        log.warning("The calendar knows nothing of %d: its days go by their weekday; see `sanling doctor`.", year)
     engine = store.open_engine(settings.database, answer_within_s=DATABASE_ANSWERS_WITHIN_S)
     store.check_version(engine)
     instance = Instance(settings)

@@ -15,7 +15,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ari_app import store
+from ari_app import opening, store
+from ari_app import rules as desk_rules
 from ari_app.errors import SanlingError, StoreUnavailable
 from ari_app.instance import Instance
 from ari_app.prompts import Catalogue
@@ -57,6 +58,7 @@ async def examine(settings: Settings) -> list[Finding]:
         ("local store", lambda: asyncio.to_thread(_store, FolderStore(settings.local_store, "local"))),
         ("second store", lambda: asyncio.to_thread(_store, second_store(settings))),
         ("disk", lambda: asyncio.to_thread(_disk, settings)),
+        ("opening hours", lambda: asyncio.to_thread(_hours, settings)),
         ("clock", lambda: asyncio.to_thread(_clock, instance)),
     ]
     findings = []
@@ -188,6 +190,19 @@ def _store(kept: Store) -> str:
     except StoreError as error:
         raise Sick(str(error), "No recording is stored twice until this is mended; the spool keeps them.") from error
     return f"writable, {kept.root if isinstance(kept, FolderStore) else kept.where('…')}"
+
+
+def _hours(settings: Settings) -> str:
+    """Whether the calendar tells of this year, and near its end of the next."""
+    rules, now = desk_rules.load(desk_rules.file_of()), time.time()
+    if not opening.depends_on_the_calendar(rules):
+        return "open at all times"
+    if years := opening.unknown_years(rules, settings.zone, now):
+        raise Sick(
+            f"the calendar knows nothing of {', '.join(map(str, years))}: days go by their weekday",
+            "Add the State Council's notice to ari_app/calendar.toml, or name a file in desk.toml: hours.calendar.",
+        )
+    return "open now" if opening.is_open(rules, settings.zone, now) else "closed now"
 
 
 def _disk(settings: Settings) -> str:

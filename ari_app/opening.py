@@ -82,8 +82,12 @@ def next_opening(rules: Rules, zone: tzinfo, at: float, line: str = "") -> float
 def unknown_years(rules: Rules, zone: tzinfo, at: float) -> tuple[int, ...]:
     """Years that the calendar should tell by now and does not; none where the hours do not depend on it."""
     day = datetime.fromtimestamp(at, zone).date()
-    weekly = any(opening.weekly for opening in (rules.hours, *rules.hours.lines.values()))
-    return law.unknown_years(day, calendar_of(rules)) if weekly else ()
+    return law.unknown_years(day, calendar_of(rules)) if depends_on_the_calendar(rules) else ()
+
+
+def depends_on_the_calendar(rules: Rules) -> bool:
+    """Not if it is open at all times."""
+    return any(opening.weekly for opening in (rules.hours, *rules.hours.lines.values()))
 
 
 def _hours(rules: Rules, line: str) -> Hours:

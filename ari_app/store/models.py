@@ -365,7 +365,7 @@ class WorkOrder(Table):
     need: Mapped[str | None] = mapped_column(String(16))
     due_at: Mapped[float]
     must_answer: Mapped[str] = mapped_column(String(16))
-    """A line (``front``, ``second_line``, ``leader``) or an agent's number."""
+    """A line (``party``, ``lawyer``, ``second_line``) or an agent's number."""
     opened_by: Mapped[str] = mapped_column(String(16))
     """An agent's number, or ``hotline``."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import socket
 import threading
@@ -18,8 +19,9 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
-from ari_app import store
+from ari_app import doctor, store
 from ari_app.doctor import Finding, examine
+from ari_app.errors import SanlingError
 from ari_app.instance import Instance
 from ari_app.settings import PROJECT, Settings, load
 from metrics.exporter import Exporter
@@ -121,7 +123,7 @@ def test_a_hotline_that_does_not_run_is_red_where_it_must_be_and_green_elsewhere
     findings = found(settings)
     assert list(findings) == [
         "Asterisk", "prompts", "database", "ARI", "modules", "AGI", "controller", "local store", "second store", "disk",
-        "clock",
+        "opening hours", "clock",
     ]  # fmt: skip
     red = {part for part, finding in findings.items() if not finding.healthy}
     assert red == {"Asterisk", "ARI", "modules", "AGI", "controller", "clock"}
@@ -278,3 +280,29 @@ def test_an_agi_session_is_held_to_the_end(settings):
         finding = found(settings)["AGI"]
     assert finding.healthy
     assert "2 variables" in finding.said
+
+
+@pytest.mark.parametrize(
+    ("rules", "healthy", "said"),
+    [
+        ("", True, "open at all times"),
+        ("[hours.weekly]\nmonday = ['00:00-24:00']\n", True, "now"),
+        ("[hours]\ncalendar = 'CALENDAR'\n[hours.weekly]\nmonday = ['00:00-24:00']\n", False, "by their weekday"),
+        ("[hours]\ncalendar = 'none.toml'\n[hours.weekly]\nmonday = ['00:00-24:00']\n", False, "cannot be read"),
+    ],
+)
+def test_a_calendar_that_does_not_tell_of_this_year_is_said(tmp_path, monkeypatch, rules, healthy, said):
+    monkeypatch.setattr("ari_app.doctor.time.time", lambda: 1_795_000_000.0)  # 18 November 2026
+    own = tmp_path / "calendar.toml"
+    own.write_text("[2020]\nnotice = 'own'\nholidays = [2020-01-01]\n", encoding="utf-8")
+    desk = tmp_path / "desk.toml"
+    desk.write_text(rules.replace("CALENDAR", str(own)), encoding="utf-8")
+    monkeypatch.setenv("SANLING_DESK", str(desk))
+    settings = load(Path(os.devnull), {}, var_dir=str(tmp_path))
+    try:
+        answer = doctor._hours(settings)
+    except SanlingError as error:
+        answer, told = str(error), False
+    else:
+        told = True
+    assert (told, said in answer) == (healthy, True)
