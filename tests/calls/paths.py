@@ -25,7 +25,10 @@ KEYS = {
 }
 """From the opening; the caller's own number is PARTY."""
 
-WITH_AGENT = (State.OFFERING, State.WHISPERING, State.TALKING, State.CLOSING, State.LEAVING)
+AFTER_TALK = (State.RATING, State.RATING_REASON, State.CLOSING, State.LEAVING)
+WITH_AGENT = (State.OFFERING, State.WHISPERING, State.TALKING, *AFTER_TALK)
+RATES = {State.RATING_REASON: "1", State.CLOSING: "5", State.LEAVING: "5"}
+"""What the caller keys when asked how it was."""
 
 
 async def reach(hotline: Script, state: State, agent: Any = None, from_: str = PARTY) -> tuple[Any, Any]:
@@ -46,10 +49,14 @@ async def reach(hotline: Script, state: State, agent: Any = None, from_: str = P
         offer = await agent.rings()
         if state is not State.OFFERING:
             await offer.picks_up()
-        if state in (State.TALKING, State.CLOSING, State.LEAVING):
+        if state in (State.TALKING, *AFTER_TALK):
             await is_opened(hotline, caller, f"opening-agent-{agent.number}")
-        if state in (State.CLOSING, State.LEAVING):
+        if state in AFTER_TALK:
             await offer.keys("*6")
+        if state in RATES:
+            await hotline.call_is(State.RATING)
+            await asyncio.sleep(0.5)
+            await caller.keys(RATES[state])
         if state is State.LEAVING:
             await caller.hears("closing")
     await hotline.call_is(state)

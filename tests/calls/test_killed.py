@@ -12,22 +12,25 @@ from typing import Any
 
 import pytest
 
-from ari_app.flow.sop import State
+from ari_app.flow.sop import OFFERING_CALLBACK, PLACING, State
 from ari_app.store import models
 from tests.calls.house import LAWYER, PARTY, FakeHouse
+from tests.calls.paths import KEYS, WITH_AGENT
 
 ANSWERS = {
     PARTY: {
         "ask-role": "2", "ask-own-number": "1", "ask-case": "12345#", "ask-name": "99#", "ask-need": "1",
+        "ask-rating": "5",
     },
     LAWYER: {
         "ask-role": "1", "ask-firm": "54#", "ask-name": "954#", "ask-licence": "0417#", "ask-own-number": "2",
-        "ask-mobile": "15400002001#", "ask-need": "2",
+        "ask-mobile": "15400002001#", "ask-need": "2", "ask-rating": "1", "ask-rating-reason": "#",
     },
 }  # fmt: skip
-WHO = {state: LAWYER if state.name.startswith("LAWYER") else PARTY for state in State}
-NOT_ON_THE_WAY = {State.PARTY_MOBILE, State.OVERTIME, State.ENDED}
-"""Reached by other callers than the patient one; below."""
+WHO = {state: LAWYER if state.name.startswith("LAWYER") else PARTY for state in State} | {State.RATING_REASON: LAWYER}
+BY_ITSELF = (State.RINGING, State.CHECKING, State.FETCHING_CONTEXT, State.ADMITTING)
+ON_THE_WAY = [s for s in State if s in (*KEYS, *BY_ITSELF, *WITH_AGENT) and s is not State.PARTY_MOBILE]
+"""Of the patient caller; the others are below, or in the scripts of their own."""
 SILENCE_S = 5.0
 GAP_S = 1.5
 """Until the next controller is there."""
@@ -133,7 +136,7 @@ async def served_whole(hotline: FakeHouse, state: State, after_s: float | None) 
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("state", [s for s in State if s not in NOT_ON_THE_WAY], ids=lambda state: state.name)
+@pytest.mark.parametrize("state", ON_THE_WAY, ids=lambda state: state.name)
 async def test_the_controller_is_killed_and_the_call_is_served_to_its_end(hotline, state, moment):
     caller, agent = await served_whole(hotline, state, MOMENTS[moment])
     ending = await hotline.ending(within_s=30)

@@ -162,11 +162,11 @@ async def test_the_whisper_is_heard_whole_though_the_controller_was_killed_befor
 async def test_wrap_up_is_counted_from_the_end_of_the_talk(hotline, after_s, gap_s):
     agent = await hotline.agent_signs_in("601")
     caller, offer = await reach(hotline, State.TALKING, agent)
-    killed = KilledFor(hotline, State.CLOSING, gap_s, after_s)
+    killed = KilledFor(hotline, State.RATING, gap_s, after_s)
     await offer.keys("*6")
     await killed.done.wait()
     await hotline.duty_becomes("601", "idle", within_s=30)
-    [closing] = [row for row in await rows(hotline, models.Transition, state="TALKING") if row.next == "CLOSING"]
+    [closing] = [row for row in await rows(hotline, models.Transition, state="TALKING") if row.next == "RATING"]
     [wrapped_up] = await rows(hotline, models.AgentState, was="wrap_up")
     wrap_up_s = hotline.settings.queue.wrap_up_s
     assert wrapped_up.at - closing.at == pytest.approx(max(wrap_up_s, gap_s), abs=0.3)
