@@ -20,7 +20,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from ari_app import doctor, store
-from ari_app.doctor import Finding, examine
+from ari_app.doctor import Finding, Sick, examine
 from ari_app.errors import SanlingError
 from ari_app.instance import Instance
 from ari_app.settings import PROJECT, Settings, load
@@ -301,7 +301,7 @@ def test_a_calendar_that_does_not_tell_of_this_year_is_said(tmp_path, monkeypatc
     settings = load(Path(os.devnull), {}, var_dir=str(tmp_path))
     try:
         answer = doctor._hours(settings)
-    except SanlingError as error:
+    except (Sick, SanlingError) as error:
         answer, told = str(error), False
     else:
         told = True
