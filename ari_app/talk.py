@@ -367,15 +367,17 @@ class Talk:
         await self._voice.end_silence()
         await self._voice.stop_whisper()
         await self._meet_in(talk_bridge(self._line.id, offer.n))
+        # Here and below, keys are for us: passed on, the end of a last key may be lost with the agent, and the caller's
+        # leg, which goes on sending that key, sends nothing else any more.
         try:
-            await self._client.bridges.addChannel(bridgeId=self.bridge or "", channel=[offer.channel])
+            await self._client.bridges.addChannel(bridgeId=self.bridge or "", channel=[offer.channel], absorbDTMF=True)
         except (NotFound, Conflict, Invalid) as error:  # hung up in this moment: the caller waits on, and never knew
             log.info("call %s: agent %s was gone at the join: %s", self._line.id, offer.agent, error)
             offer.left = True
             self._line.inbox.put(Heard.AGENT_LOST)
             return
         with self._line.gone_is_hung_up():
-            await self._client.bridges.addChannel(bridgeId=self.bridge or "", channel=[self._line.id])
+            await self._client.bridges.addChannel(bridgeId=self.bridge or "", channel=[self._line.id], absorbDTMF=True)
         self._inside = {self._line.id, offer.channel}
         await asyncio.sleep(SETTLES_S)
         await self.joined(offer, self._now(), waited_s)
@@ -400,13 +402,13 @@ class Talk:
         await self._voice.stop_whisper()
         await self._meet_in(talk_bridge(self._line.id, offer.n))
         with self._line.gone_is_hung_up(None):  # the agent's end is heard as such
-            await self._client.bridges.addChannel(bridgeId=self.bridge or "", channel=[offer.channel])
+            await self._client.bridges.addChannel(bridgeId=self.bridge or "", channel=[offer.channel], absorbDTMF=True)
         self._inside.add(offer.channel)
 
     async def let_caller_in(self) -> None:
         """To the agent who sits there, also before the answer. Raises NotFound, Conflict, Invalid."""
         if self._line.id not in self._inside:
-            await self._client.bridges.addChannel(bridgeId=self.bridge or "", channel=[self._line.id])
+            await self._client.bridges.addChannel(bridgeId=self.bridge or "", channel=[self._line.id], absorbDTMF=True)
             self._inside.add(self._line.id)
 
     async def _meet_in(self, bridge: str) -> None:
@@ -466,7 +468,7 @@ class Talk:
                 with self._line.gone_is_hung_up(None):
                     await self._client.channels.stopMoh(channelId=channel)
             with self._line.gone_is_hung_up(None):  # whoever is gone, is heard of as such
-                await self._client.bridges.addChannel(bridgeId=self.bridge or "", channel=[channel])
+                await self._client.bridges.addChannel(bridgeId=self.bridge or "", channel=[channel], absorbDTMF=True)
             self._inside.add(channel)
 
     async def hand_over(self) -> None:
@@ -488,7 +490,7 @@ class Talk:
             return False
         try:
             await self._client.bridges.addChannel(
-                bridgeId=self.bridge, channel=[channel], inhibitConnectedLineUpdates=True
+                bridgeId=self.bridge, channel=[channel], absorbDTMF=True, inhibitConnectedLineUpdates=True
             )
         except (NotFound, Conflict, Invalid):
             return False
