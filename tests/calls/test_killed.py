@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ari_app.flow.sop import OFFERING_CALLBACK, PLACING, State
+from ari_app.flow.sop import State
 from ari_app.store import models
 from tests.calls.house import LAWYER, PARTY, FakeHouse
 from tests.calls.paths import KEYS, WITH_AGENT
