@@ -43,13 +43,14 @@ ADDRESS, CALLER_AT, AGENT_AT = "127.0.30.1", "127.0.30.2", "127.0.30.3"
 CALLER = "15400001001"
 """张伟 of the sample data, a party; case …12345, name Z W on keys 9 9."""
 AGENT = "601"
+RATES = 5
 READY_WITHIN_S = 30.0
 STORED_WITHIN_S = 30.0
 CALLER_SPEAKS, AGENT_SPEAKS = "agent-resumed", "agent-paused"
 """Clips that stand in for the two people's own voices."""
 LISTENS_S = 1.4
 """How much of a question the caller hears before typing over it."""
-PICKS_UP_AFTER_S = 1.2
+PICKS_UP_AFTER_S = 0.6
 KEY_PAUSE_S = 0.06
 TURN_S = 0.4
 """People's pause before they speak or press a key."""
@@ -243,8 +244,11 @@ async def _converse(caller: Call, agent: Phone, settings: Settings, story: Story
     story.saw("agent", "presses *6")
     await offer.keys("*6")
     await offer.ended()
+    await asyncio.sleep(LISTENS_S)  # the caller knows the question, and rates over it
+    await keys(str(RATES))
+    rated_at = time.monotonic()
     told = await offer.transcript(AGENT_HEARS)  # judged while the caller has five seconds to leave
-    closing_lasts = ear.seconds("closing") + TURN_S - (time.monotonic() - (offer.ended_at or 0.0))
+    closing_lasts = ear.seconds("closing") + TURN_S - (time.monotonic() - rated_at)
     await asyncio.sleep(max(closing_lasts, 0.0))
     heard = await caller.transcript(CALLER_HEARS)
     await caller.ended(timeout_s=20)
@@ -253,9 +257,10 @@ async def _converse(caller: Call, agent: Phone, settings: Settings, story: Story
 
 CALLER_HEARS = (
     "recording-notice", "opening", "identity-proven", "ask-need",
-    "transferring", "hold-music", f"opening-agent-{AGENT}", "is-it-mr-5f20", AGENT_SPEAKS, "disclaimer", "closing",
+    "transferring", "hold-music", f"opening-agent-{AGENT}", "is-it-mr-5f20", AGENT_SPEAKS, "disclaimer",
+    "ask-rating", "closing",
 )  # fmt: skip
-CUT_OFF = {"ask-need", "hold-music"}
+CUT_OFF = {"ask-need", "hold-music", "ask-rating"}
 """What the caller types over, or the next step ends."""
 AGENT_HEARS = (
     "whisper-party-verified-milestone",
@@ -366,6 +371,9 @@ def _ledger(session: Session, call: models.Call, story: Story) -> None:
     story.check("the caller was verified", verified, str(story.call["identity"]))
     story.call["context"] = {"CONTEXT_CAME": "ok", "CONTEXT_FAILED": "unavailable"}.get(context, "none")
     story.check("the case came through AGI", context == "CONTEXT_CAME", str(story.call["context"]))
+    rating = session.scalars(select(models.Rating).where(models.Rating.call_id == call.id)).first()
+    story.call["rating"] = rating.score if rating is not None else None
+    story.check("the caller rated the talk", rating is not None and rating.score == RATES, str(story.call["rating"]))
     if ending is not None:
         story.call |= {"queue_wait_s": round(ending.wait_s, 2), "talk_s": round(ending.talk_s, 2)}
         story.check("the call was handled", ending.outcome == "handled", ending.outcome)

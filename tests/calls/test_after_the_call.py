@@ -129,7 +129,7 @@ async def test_whoever_has_rated_is_not_asked_again_in_the_same_call():
         await again.keys("*6")
         await hotline.call_is(State.CLOSING)
         await caller.ended()
-        assert len(await caller.transcript(["ask-rating"])) == 1
+        assert [sound.what for sound in caller.ear.sounds].count("ask-rating") == 1
         assert hotline.registry.get_sample_value("sanling_surveys_total", {"result": "not_asked"}) == 1
 
 

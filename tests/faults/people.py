@@ -26,6 +26,8 @@ KINDS = {"person": 30, "party": 16, "lawyer": 8, "wrong": 14, "muddled": 8, "sil
 """What callers do, by weight."""
 
 AfterClosing = Literal["stays", "leaves", "again"]
+RATINGS = {"": 6, "5": 5, "3": 2, "1": 2, "9": 1, "leaves": 2}
+"""What callers key when asked how it was, by weight; nothing, and they stay silent."""
 
 
 # ---------------------------------------------------------------- callers
@@ -50,6 +52,8 @@ class CallerPlan:
     talks_s: float
     hangs_up_first: bool
     after_closing: AfterClosing
+    rates: str = ""
+    """A key, nothing, or ``leaves``: hangs up instead."""
 
 
 def plan_caller(seed: int, n: int, at_s: float) -> CallerPlan:
@@ -72,6 +76,7 @@ def plan_caller(seed: int, n: int, at_s: float) -> CallerPlan:
         talks_s=rng.uniform(1.0, 6.0),
         hangs_up_first=rng.random() < 0.3,
         after_closing=rng.choices(("stays", "leaves", "again"), (5, 4, 1))[0],
+        rates=rng.choices(list(RATINGS), list(RATINGS.values()))[0],
     )
 
 
@@ -166,6 +171,14 @@ class Caller:
             await leg.wait(plan.talks_s)
             return
         await leg.wait(LONGEST_CALL_S, lambda: not leg.talking and _quiet_for(leg) > 1.5)
+        if plan.rates == "leaves":
+            return
+        if plan.rates and not leg.over:
+            await leg.keys(plan.rates)
+        if plan.rates == "1":  # is asked why, and says it
+            await self._hears_question(leg, 2.0)
+            await leg.wait(plan.talks_s / 2)
+            await leg.keys("#")
         if plan.after_closing == "leaves":
             await leg.wait(plan.talks_s / 2)
             return
