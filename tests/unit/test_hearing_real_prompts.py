@@ -12,7 +12,7 @@ from ari_app.testcall.hearing import RATE, Ear, PromptSounds, Samples
 
 SOUNDS = PromptSounds(PROJECT / "dialplan" / "prompts" / "audio")
 SENTENCES = [prompt for prompt in SOUNDS if prompt != "hold-music"]
-FAMILIES = ("position-", "wait-", "opening-agent-", "is-it-", "whisper-")
+FAMILIES = ("agent-pause-left-", "position-", "wait-", "opening-agent-", "is-it-", "whisper-")
 EVERYDAY = [prompt for prompt in SENTENCES if not prompt.startswith(FAMILIES)]
 SAMPLE = EVERYDAY + [prompt for prompt in SENTENCES if prompt.startswith(FAMILIES)][::9]
 
