@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import Enum, auto
 from itertools import product
 
 import pytest
@@ -15,13 +16,18 @@ from ari_app.flow.manual import manual
 from ari_app.flow.sop import (
     ANYWHERE,
     ASKING,
+    CONSULTED,
     ELEMENTS,
     ENTRIES,
     MENUS,
     NEEDS,
+    NOT_TAKEN,
     QUESTIONS,
     RATED,
+    SEEKING,
+    SERVED,
     SOP,
+    TRANSFERRED_TO,
     TRIES,
     UNTIMED,
     Do,
@@ -303,17 +309,59 @@ walks = st.builds(
 )
 
 
+class Second(Enum):
+    """How far the second line is."""
+
+    NOBODY = auto()
+    RUNG = auto()
+    ANSWERED = auto()
+
+    def may_be_heard(self, heard: Heard) -> bool:
+        """Of what Asterisk and the desk tell while one is sought; who is gone, refuses or answers was rung before."""
+        needed = {
+            Heard.AGENT_RESERVED: Second.NOBODY, Heard.SECOND_LATE: Second.NOBODY,
+            **dict.fromkeys((*NOT_TAKEN, Heard.AGENT_ANSWERED), Second.RUNG),
+            Heard.WHISPER_ENDED: Second.ANSWERED, Heard.SECOND_LEFT: Second.ANSWERED,
+        }  # fmt: skip
+        return needed.get(heard, self) is self
+
+
 @settings(max_examples=150, deadline=None)
 @given(walks)
 def test_agents_and_queue_are_never_left_behind(path):
     """Whatever happens: an agent is rung before the whisper and whispered to before the join; whoever was rung is
     joined or let go, once; whoever was joined is released, once; who joins the queue leaves it, once."""
     call = Progress()
-    rung = whispered = joined = let_go = queued = False
+    rung = whispered = joined = let_go = queued = sought = False
+    second = Second.NOBODY
     for heard in [*path, Heard.HUNG_UP]:
+        if call.state in SEEKING and not second.may_be_heard(heard):
+            continue
         call, actions = step(call, heard)
         for do in actions:
             match do:
+                case Do.SEEK_SECOND:
+                    assert second is Second.NOBODY or heard is Heard.RESUMED
+                    sought = True
+                case Do.LEAVE_SECOND_QUEUE:
+                    sought = False
+                case Do.RING_SECOND:
+                    assert second is Second.NOBODY
+                    second = Second.RUNG
+                case Do.WHISPER_SECOND:
+                    second = Second.ANSWERED
+                case Do.CANCEL_SECOND:
+                    let_go, second = let_go or second is not Second.NOBODY, Second.NOBODY
+                case Do.FREE_SECOND | Do.PAUSE_SECOND:
+                    let_go = False
+                case Do.RELEASE_SECOND:
+                    assert second is Second.ANSWERED
+                    second = Second.NOBODY
+                case Do.HAND_OVER:
+                    assert second is Second.ANSWERED
+                    assert not joined, "whoever had the caller is let go before"
+                    rung = whispered = True
+                    joined, second = heard is not Heard.WHISPER_ENDED, Second.NOBODY
                 case Do.JOIN_QUEUE:
                     assert not queued
                     queued = True
@@ -359,10 +407,13 @@ def test_agents_and_queue_are_never_left_behind(path):
                     assert joined
                     rung = whispered = joined = False
         assert not let_go
-        if call.state is State.TALKING:
+        assert not sought or call.state in SEEKING
+        if call.state in SERVED:
             assert joined
+        if call.state in CONSULTED:
+            assert second is Second.ANSWERED
     assert call.state is State.ENDED
-    assert (queued, rung, joined) == (False, False, False)
+    assert (queued, rung, joined, second) == (False, False, False, Second.NOBODY)
 
 
 @settings(max_examples=150, deadline=None)
@@ -498,8 +549,26 @@ def test_whoever_was_being_asked_hears_an_apology_and_the_same_question(state):
     assert actions[1] in (Do.ASK, Do.OFFER_OWN_NUMBER, Do.OFFER_CALLBACK_NUMBER, Do.OFFER_RATING)
 
 
-def test_people_who_talk_hear_nothing_of_it():
-    assert step(Progress(State.TALKING), Heard.RESUMED) == (Progress(State.TALKING), ())
+@pytest.mark.parametrize("state", [State.TALKING, *CONSULTED], ids=lambda state: state.name)
+def test_people_who_talk_hear_nothing_of_it(state):
+    assert step(Progress(state), Heard.RESUMED) == (Progress(state), (Do.ARRANGE,))
+
+
+@pytest.mark.parametrize("state", SERVED, ids=lambda state: state.name)
+def test_an_agent_who_hangs_up_leaves_no_caller_alone(state):
+    after, actions = step(Progress(state), Heard.AGENT_LEFT)
+    assert Do.RELEASE_AGENT in actions
+    if state in CONSULTED:
+        assert (after.state, actions[-2:]) == (State.TALKING, (Do.HAND_OVER, Do.ARRANGE))
+    elif state is State.CONSULT_RINGING:
+        assert after.state is State.TRANSFERRING
+
+
+@pytest.mark.parametrize("heard", [Heard.TRANSFER_TO_PARTY_LINE, Heard.TRANSFER_TO_LAWYER_LINE])
+def test_the_line_of_a_transfer_is_kept(heard):
+    call, _ = step(Progress(State.TALKING), heard)
+    assert call.line == TRANSFERRED_TO[heard]
+    assert step(call, Heard.ADMITTED)[0].line == call.line
 
 
 @pytest.mark.parametrize("state", ANYWHERE, ids=lambda state: state.name)

@@ -78,3 +78,14 @@ def test_nobody_waits_and_talks_at_once_and_no_wait_is_negative(path):
         assert (story.waiting_since is not None) == (
             progress.state in (State.WAITING, State.OFFERING, State.WHISPERING)
         )
+
+
+def test_the_second_line_is_sought_since_the_first_time_until_somebody_is_there():
+    asked = (*TO_THE_TALK, (30.0, Heard.CONSULT_ASKED))
+    assert told(*asked).second_since == 30.0
+    assert told(*asked, (40.0, Heard.AGENT_REFUSED), (50.0, Heard.AGENT_LEFT)).second_since == 30.0
+    answered = (*asked, (60.0, Heard.AGENT_ANSWERED), (62.0, Heard.WHISPER_ENDED))
+    story = told(*answered)
+    assert story.second_since is None
+    assert story.whispered == (story.rows - 2, 60.0)
+    assert told(*answered, (70.0, Heard.BACK_ASKED)).released_at == 70.0
