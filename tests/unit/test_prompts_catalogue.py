@@ -164,7 +164,8 @@ def test_every_clip_is_at_the_same_level_and_clips_nowhere(catalogue: Catalogue)
 
 def test_clips_are_as_long_as_their_wording(catalogue: Catalogue) -> None:
     pace = {p.id: (p.seconds - 0.18) / len(p.text) for p in catalogue.values() if p.section != "music"}
-    assert {id: round(s, 2) for id, s in pace.items() if not 0.1 < s < 0.4} == {}
+    slowest = {p.id: 0.45 if len(p.text) <= 2 else 0.4 for p in catalogue.values()}  # a word by itself is drawn out
+    assert {id: round(s, 2) for id, s in pace.items() if not 0.1 < s < slowest[id]} == {}
 
 
 def test_audio_stays_small_enough_to_commit(catalogue: Catalogue) -> None:
