@@ -18,7 +18,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from ari_app import doctor as examination
-from ari_app import ledger, live, orders, prompts, staff, store, supervision
+from ari_app import ledger, live, orders, outcomes, prompts, staff, store, supervision
 from ari_app import rules as desk_rules
 from ari_app import settings as house_rules
 from ari_app.api.remote import NoAnswer
@@ -194,6 +194,23 @@ def callbacks() -> None:
     with reading(settings) as session:
         for row in session.scalars(select(Callback).order_by(Callback.reason != "lost", Callback.at)):
             table.add_row(moment(row.at, settings), row.number, row.reason, row.id)
+    out.print(table)
+
+
+@app.command("outcomes")
+def list_outcomes(days: Annotated[int, typer.Option(min=1, help="Of so many days.")] = 30) -> None:
+    """Ratings, calls answered on the spot and first-call resolution of each agent."""
+    settings = house_rules.load()
+    table = Table("agent", "ratings", "mean", "low", "on the spot", "work orders", "resolved at once", "of", box=None)
+    now = time.time()
+    with reading(settings) as session:
+        for one in outcomes.figures(session, now - days * 86_400.0, now):
+            share = one.resolution.share
+            table.add_row(
+                one.agent, str(one.ratings), f"{one.mean:.2f}" if one.mean is not None else "—", str(one.low),
+                str(one.on_the_spot), str(one.work_orders), f"{share:.0%}" if share is not None else "—",
+                str(one.resolution.judged),
+            )  # fmt: skip
     out.print(table)
 
 
