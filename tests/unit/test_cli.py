@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -98,6 +99,15 @@ def test_a_call_is_replayed_with_its_timeline(instance):
     assert "RINGING — RANG_ENOUGH → GREETING" in result.output
     assert "abandoned, hung up by caller" in result.output
     assert "replays to the same end: ENDED" in result.output
+
+
+def test_outcomes_of_each_agent(instance):
+    with store.session(store.open_engine(f"sqlite:///{instance / 'sanling.db'}")) as session:
+        for n, score in enumerate((5, 4, 1)):
+            session.add(models.Rating(call_id=CALL, n=n, at=time.time(), agent="601", score=score))
+    result = sanling("outcomes")
+    [row] = [line.split() for line in result.output.splitlines() if " 601 " in line]
+    assert row == ["601", "3", "3.33", "1", "0", "0", "—", "0"]
 
 
 def test_agents_are_listed(instance):
