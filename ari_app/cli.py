@@ -23,6 +23,7 @@ from ari_app import rules as desk_rules
 from ari_app import settings as house_rules
 from ari_app.api.remote import NoAnswer
 from ari_app.ari.errors import AriError
+from ari_app.callbacks import read as open_callbacks
 from ari_app.desk import changes_since
 from ari_app.errors import SanlingError
 from ari_app.flow.duty import ON_A_CALL, Duty, day_of, times
@@ -33,17 +34,19 @@ from ari_app.founding import access_file, hand_out, prepare, shown
 from ari_app.instance import Instance
 from ari_app.processes import Notice
 from ari_app.settings import PROJECT, Settings
-from ari_app.store.models import Agent, Call, Callback, Ending
+from ari_app.store.models import Agent, Call, Ending
 from ari_app.waiting import happened, read_skills, rules_in_force_since
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="三铃 Sanling: a legal-hotline contact centre.")
 prompts_app = typer.Typer(no_args_is_help=True, help="The catalogue of approved wording and its audio.")
 agents_app = typer.Typer(no_args_is_help=True, help="Agents: numbers, passwords, PINs.")
+callbacks_app = typer.Typer(invoke_without_command=True, help="Who is to be called back.")
 orders_app = typer.Typer(invoke_without_command=True, help="Work orders: what must be answered, by whom, by when.")
 app.add_typer(prompts_app, name="prompts")
 app.add_typer(agents_app, name="agents")
 app.add_typer(orders_app, name="orders")
-live.hang_into(app, agents_app)
+app.add_typer(callbacks_app, name="callbacks")
+live.hang_into(app, agents_app, callbacks_app)
 
 RELOADED_WITHIN_S = 10.0
 LONGEST_PLACE_S = 8 * 86_400.0
@@ -186,14 +189,24 @@ def reading(settings: Settings) -> Iterator[Session]:
         engine.dispose()
 
 
-@app.command()
-def callbacks() -> None:
-    """Who is to be called back: first those whom Asterisk's death cut off, then as they asked."""
+@callbacks_app.callback()
+def list_callbacks(context: typer.Context) -> None:
+    """Who is to be called back: first those whom we cut off (lost), then by the places that are kept."""
+    if context.invoked_subcommand is not None:
+        return
     settings = house_rules.load()
-    table = Table("asked at", "number", "reason", "call", box=None)
-    with reading(settings) as session:
-        for row in session.scalars(select(Callback).order_by(Callback.reason != "lost", Callback.at)):
-            table.add_row(moment(row.at, settings), row.number, row.reason, row.id)
+    table = Table("asked at", "number", "", "when", "state", "missed", "call", box=None)
+    try:
+        rows = [
+            (o["at"], o["number"], o["first"], o["window"], o["stage"], o["attempts"], o["id"])
+            for o in live.callbacks_now()
+        ]
+    except NoAnswer:
+        with reading(settings) as session:
+            found = sorted(open_callbacks(session), key=lambda wish: (not wish.first, wish.since))
+        rows = [(w.asked_at, w.number, w.first, w.window.value, w.stage.value, w.attempts, w.id) for w in found]
+    for at, number, first, window, stage, attempts, id in rows:
+        table.add_row(moment(at, settings), number, "lost" if first else "", window, stage, str(attempts or "—"), id)
     out.print(table)
 
 

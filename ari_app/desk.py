@@ -50,7 +50,7 @@ from ari_app.ledger import AgentChange, Ledger
 from ari_app.rules import Pause, RuleBook
 from ari_app.settings import Queue
 from ari_app.store.models import Agent, AgentSkill, AgentState, DutyNote
-from ari_app.waiting import Inbox, WaitingRoom, read_skills, wants_of
+from ari_app.waiting import Inbox, Place, WaitingRoom, read_skills, wants_of
 
 __all__ = [
     "ON_A_CALL", "SIGNED_IN", "AgentNow", "Desk", "Duty", "FeatureRefused", "PauseTaken", "Reserved", "hash_pin",

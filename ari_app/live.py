@@ -39,14 +39,17 @@ def hotline() -> Iterator[Remote]:
         remote.close()
 
 
-def hang_into(app: typer.Typer, agents: typer.Typer) -> None:
-    """`app`: ``sanling``; `agents`: ``sanling agents``."""
+def hang_into(app: typer.Typer, agents: typer.Typer, callbacks: typer.Typer) -> None:
+    """`app`: ``sanling``; the others: its groups of that name."""
     app.add_typer(token_app, name="token")
     for command in (queue, board, events, listening, pull):
         app.command()(command)
     for name, lead in (("listen", listen), ("whisper", whisper), ("join", join), ("take-over", take_over)):
         app.command(name)(lead)
     agents.command("move")(move)
+    agents.command("call")(call_out)
+    callbacks.command("add")(add_callback)
+    callbacks.command("cancel")(cancel_callback)
     agents.command("pause")(pause)
     for name, order in (("resume", resume), ("sign-out", sign_out), ("end-wrap-up", end_wrap_up)):
         agents.command(name)(order)
@@ -118,10 +121,48 @@ def end_wrap_up(number: Number) -> None:
     _agent(number, "end-wrap-up")
 
 
+def call_out(
+    number: Number,
+    whom: Annotated[str, typer.Argument(help="party or lawyer.")],
+    case: Annotated[int | None, typer.Option(help="A case's id; left out: the case of the agent's last talk.")] = None,
+) -> None:
+    """The agent's phone rings, then this side of the case is called."""
+    with hotline() as remote:
+        begun = remote.post(f"/agents/{number}/call", whom=whom, case=case)
+    out.print(f"call {begun['call']} begins: the agent's phone rings")
+
+
 def _agent(number: str, act: str, **body: Any) -> None:
     with hotline() as remote:
         after = remote.post(f"/agents/{number}/{act}", **body)
     out.print(f"agent {number} is {after['state']}")
+
+
+# ---------------------------------------------------------------- callbacks
+
+
+def callbacks_now() -> list[dict[str, Any]]:
+    """Those that are open, as the desk has them. Raises NoAnswer, Refused."""
+    with hotline() as remote:
+        found: list[dict[str, Any]] = remote.get("/callbacks")
+        return found
+
+
+def add_callback(
+    number: Annotated[str, typer.Argument(help="A mobile number, or a landline's with its area code.")],
+    window: Annotated[str, typer.Option(help="any, morning or afternoon.")] = "any",
+) -> None:
+    """Somebody is to be called back, from this moment's place in the queue."""
+    with hotline() as remote:
+        made = remote.post("/callbacks", number=number, window=window)
+    out.print(f"callback {made['id']} waits")
+
+
+def cancel_callback(id: Annotated[str, typer.Argument(help="Its id, from `sanling callbacks`.")]) -> None:
+    """Nobody calls this person back any more."""
+    with hotline() as remote:
+        remote.delete(f"/callbacks/{id}")
+    out.print(f"callback {id} is cancelled")
 
 
 # ---------------------------------------------------------------- leading

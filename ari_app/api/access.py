@@ -58,6 +58,7 @@ class Act(StrEnum):
     RESUME = "resume"
     END_WRAP_UP = "end_wrap_up"
     SIGN_OUT = "sign_out"
+    CALL_OUT = "call_out"
     LISTEN = "listen"
     WHISPER = "whisper"
     JOIN = "join"
@@ -88,6 +89,7 @@ MATRIX: dict[Act, tuple[Reach, Reach, Reach, Reach]] = {
     Act.RESUME:        (O,    A,     N,      N),
     Act.END_WRAP_UP:   (O,    A,     N,      N),
     Act.SIGN_OUT:      (O,    A,     N,      N),
+    Act.CALL_OUT:      (O,    A,     N,      N),
     Act.LISTEN:        (N,    A,     A,      N),
     Act.WHISPER:       (N,    A,     N,      N),
     Act.JOIN:          (N,    A,     N,      N),

@@ -305,6 +305,14 @@ async def sign_out(
     return await floor.of_agent(asking, Act.SIGN_OUT, number, lambda: floor.house.desk.sign_out(number))
 
 
+@route("POST", "/agents/{number}/call", Act.CALL_OUT, 404, 409, tags=["agents"], status_code=202)
+async def call_out(
+    floor: TheFloor, asking: Annotated[Holder, Depends(may(Act.CALL_OUT))], number: AgentNumber, wanted: shapes.CallOut
+) -> shapes.Placed:
+    """The agent's phone rings, then the party or lawyer of a case is called."""
+    return shapes.Placed(call=await floor.call_out(asking, number, wanted.whom, wanted.case))
+
+
 # ---------------------------------------------------------------- acting: leading
 
 

@@ -21,16 +21,18 @@ from sqlalchemy.orm import Session
 
 from ari_app import ledger, orders, supervision
 from ari_app.api import shapes
-from ari_app.api.access import Act, Holder, Reach
+from ari_app.api.access import Act, Holder, Reach, Role
 from ari_app.api.happenings import Happenings
 from ari_app.call import SHORT_ABANDON_S, Call
 from ari_app.cases import can_be_called, normalise_number
 from ari_app.desk import Duty, FeatureRefused
 from ari_app.errors import SanlingError
+from ari_app.flow import identity
 from ari_app.flow import leading as law
 from ari_app.flow.callbacks import Wish
 from ari_app.leading import Leading
 from ari_app.line import Hotline
+from ari_app.outbound import CaseCalls
 from ari_app.privacy import mask
 from ari_app.processes import signal_to
 from ari_app.store import models
@@ -51,6 +53,9 @@ REFUSED = {
     "agent-not-wrapping-up": "The agent is not in wrap-up.",
     "agent-pause-unknown": "There is no such pause code: desk.toml has those there are.",
     "agent-phone-taken": "That phone is in use by another agent.",
+    "outbound-no-case": "No case is known for certain, or it has no number that we call.",
+    "outbound-unreachable": "No calls go out: trunk.outbound is not set in hotline.toml.",
+    "outbound-not-now": "It is too early or too late to call anybody: desk.toml has the hours.",
     "leading-not-allowed": "The agent who acts may not: `sanling agents role` says who is leader, mentor, inspector.",
     "leading-no-such-agent": "There is no such agent.",
     "leading-agent-on-call": "The agent is on a call: wait until it has ended.",
@@ -80,6 +85,7 @@ class Floor:
     read: Callable[[Callable[[Session], Any]], Awaitable[Any]]
     """Asks the database, on no thread that a call waits for. Raises StoreUnavailable."""
     leading: Leading
+    case_calls: CaseCalls
     happenings: Happenings
     loop: asyncio.AbstractEventLoop
     """The controller's."""
@@ -373,6 +379,18 @@ class Floor:
                 raise NotNow("It is being tried at this moment, or the person has called in.")
 
         await self.act(holder, Act.CANCEL_CALLBACK, work, call=id)
+
+    async def call_out(self, holder: Holder, agent: str, whom: str, case_id: int | None) -> str:
+        """Has `agent` call a side of a case; the call's id. Raises NotAllowed, NotThere, NotNow, StoreUnavailable."""
+
+        async def work() -> str:
+            if case_id is not None and holder.role is Role.AGENT:
+                raise NotAllowed("An agent calls the case of the own last talk: leave `case` out.")
+            if not await self.house.desk.knows(agent):
+                raise NotThere(f"There is no agent {agent}.")
+            return await self.case_calls.order(agent, identity.Role(whom), case_id=case_id)
+
+        return await self.act(holder, Act.CALL_OUT, work, agent=agent, detail=f"{whom} {case_id or ''}".strip())
 
     async def lead(
         self, holder: Holder, act: Act, order: law.Order, leader: str | None, call: str | None = None

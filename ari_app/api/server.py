@@ -21,6 +21,7 @@ from ari_app.api.happenings import Happenings
 from ari_app.call import Call
 from ari_app.leading import Leading
 from ari_app.line import Hotline
+from ari_app.outbound import CaseCalls
 
 log = logging.getLogger("sanling.api")
 T = TypeVar("T")
@@ -35,7 +36,7 @@ CONNECTIONS = 256
 DATABASE_ANSWERS_WITHIN_S = 3.0
 
 
-async def serve(house: Hotline, calls: Callable[[], Collection[Call]], leading: Leading) -> None:
+async def serve(house: Hotline, calls: Callable[[], Collection[Call]], leading: Leading, case_calls: CaseCalls) -> None:
     """The API of `house`, with `calls` in progress, on the settings' ``api_port``; until cancelled."""
     engine = store.open_engine(house.settings.database, answer_within_s=DATABASE_ANSWERS_WITHIN_S)
 
@@ -49,7 +50,7 @@ async def serve(house: Hotline, calls: Callable[[], Collection[Call]], leading: 
     happenings = Happenings(house.clock())
     house.ledger.watch(happenings.written)
     house.desk.watch(lambda news: happenings.desk_changed(house.clock(), house.desk.queue_length, news))
-    floor = Floor(house, calls, read, leading, happenings, asyncio.get_running_loop())
+    floor = Floor(house, calls, read, leading, case_calls, happenings, asyncio.get_running_loop())
     try:
         await Server(create(floor), happenings, house.settings.control_address, house.settings.api_port).run()
     finally:

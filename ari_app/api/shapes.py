@@ -148,6 +148,20 @@ class AskedFor(Shape):
     window: Window = Field(default="any", description="When in the day.")
 
 
+class CallOut(Shape):
+    whom: Literal["party", "lawyer"] = Field(description="Which side of the case; the number is the case's.")
+    case: int | None = Field(
+        default=None,
+        description="A case's id in the database; null: the case of the agent's last talk. An agent's token gives none.",
+        ge=1,
+        le=2**31 - 1,
+    )
+
+
+class Placed(Shape):
+    call: str = Field(description="The call that begins now: the agent's phone rings first.")
+
+
 class Led(Shape):
     leader: str | None = Field(
         default=None,

@@ -54,7 +54,7 @@ async def api_of(house: FakeHouse) -> AsyncIterator[Api]:
         )
         floor = Floor(
             house.house, lambda: list(house.reception.calls.values()), house.house.ledger.look_up,
-            house.reception.leading, happenings, asyncio.get_running_loop(),
+            house.reception.leading, house.reception.case_calls, happenings, asyncio.get_running_loop(),
         )  # fmt: skip
 
         def make(session: Any) -> dict[str, str]:
@@ -131,6 +131,7 @@ ROUTES = {
     Act.SIGN_OUT: ("POST", "/agents/602/sign-out"),
     Act.CLOSE_ORDER: ("POST", "/orders/none/close"),
     Act.SEE_LISTENING: ("GET", "/listening"),
+    Act.CALL_OUT: ("POST", "/agents/602/call"),
     Act.LISTEN: ("POST", "/agents/602/listen"),
     Act.WHISPER: ("POST", "/agents/602/whisper"),
     Act.JOIN: ("POST", "/agents/602/join"),
@@ -148,7 +149,11 @@ async def test_the_matrix_is_what_the_api_does(api):
     assert set(ROUTES) == set(Act) - {Act.SEE_EVENTS}
     for role in Role:
         for act, (method, path) in ROUTES.items():
-            body = {Act.MOVE: {"line": "lawyer"}, Act.ADD_CALLBACK: {"number": "12368"}}.get(act, {})
+            body = {
+                Act.MOVE: {"line": "lawyer"},
+                Act.ADD_CALLBACK: {"number": "12368"},
+                Act.CALL_OUT: {"whom": "party"},
+            }.get(act, {})
             answer = await api.ask(role.value, method, path, **({"json": body} if method == "POST" else {}))
             reach = MATRIX[act][list(Role).index(role)]
             if reach is Reach.NONE or (reach is Reach.OWN and "602" in path):  # which is not the token's agent
@@ -342,6 +347,15 @@ async def test_a_callback_is_asked_for_once_and_cancelled(api):
     assert (await api.ask("leader", "DELETE", f"/callbacks/{id}")).status_code == 204
     assert await api.get("leader", "/callbacks") == []
     assert (await api.ask("leader", "DELETE", f"/callbacks/{id}")).status_code == 404
+
+
+async def test_an_agent_calls_the_party_of_the_own_last_talk_and_of_no_other_case(api):
+    none = await api.ask("agent", "POST", "/agents/601/call", json={"whom": "party"})
+    assert (none.status_code, "case" in none.json()["detail"]) == (409, True)
+    other = await api.ask("agent", "POST", "/agents/601/call", json={"whom": "party", "case": 1})
+    assert (other.status_code, "last talk" in other.json()["detail"]) == (403, True)
+    leader = await api.ask("leader", "POST", "/agents/601/call", json={"whom": "lawyer", "case": 1})
+    assert (leader.status_code, "trunk.outbound" in leader.json()["detail"]) == (409, True)
 
 
 async def test_an_order_is_closed_by_whom_it_is_for(api):

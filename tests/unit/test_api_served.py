@@ -77,6 +77,7 @@ async def serving(kept: int = 2000, port: int = 0) -> AsyncIterator[Served]:
             house.reception.calls.values,
             read,
             house.reception.leading,
+            house.reception.case_calls,
             happenings,
             asyncio.get_running_loop(),
         )
