@@ -19,10 +19,11 @@ from sqlalchemy.orm import Session
 from ari_app import store
 from ari_app.desk import ON_A_CALL, Desk, Duty, FeatureRefused, Numbers, Reserved, hash_pin
 from ari_app.errors import StoreUnavailable
+from ari_app.flow.fairness import overtakings
 from ari_app.ledger import InlineExecutor, Ledger
 from ari_app.settings import Queue
-from ari_app.store.models import Agent, AgentState
-from ari_app.waiting import ON_DUTY
+from ari_app.store.models import Agent, AgentState, QueueEvent
+from ari_app.waiting import ON_DUTY, told_by
 from tests.fake.virtual_time import VirtualTimeLoop
 from tests.unit.core_database import LostAnswers, Outage, in_memory
 
@@ -115,6 +116,9 @@ class Floor(RuleBasedStateMachine):
     def teardown(self) -> None:
         while self.dialling:
             self.an_agent_ends_dialling(next(iter(self.dialling)))
+        rows = [row for row in self.ledger.waiting() if isinstance(row, QueueEvent)]
+        told = self.reads(lambda s: told_by([*s.scalars(select(QueueEvent)), *rows]))
+        assert list(overtakings(told)) == [], "by what the ledger says"
         self.desk.close()
         self.engine.dispose()
         self.loop.run_until_complete(asyncio.sleep(0))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -188,7 +190,8 @@ skills = st.dictionaries(st.sampled_from(SKILLS), st.sampled_from(LEVELS), max_s
 wants = st.builds(
     Wants,
     line=st.sampled_from(LINES[:2]), need=st.none() | st.sampled_from(NEEDS[:2]),
-    language=st.sampled_from(LANGUAGES[:2]), priority=st.integers(0, 2), last_agent=st.none() | numbers, declined=st.frozensets(numbers, max_size=2),
+    language=st.sampled_from(LANGUAGES[:2]), priority=st.integers(0, 2), last_agent=st.none() | numbers,
+    declined=st.frozensets(numbers, max_size=2),
 )  # fmt: skip
 events = st.lists(
     st.one_of(
@@ -203,9 +206,34 @@ events = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(rules, events)
 def test_the_index_answers_as_the_specification(rules, events):
+    the_index_answers_as_the_specification(rules, events)
+
+
+@settings(max_examples=3000, deadline=None)
+@given(st.integers(0, 2**32))
+def test_the_index_answers_as_the_specification_in_thousands_of_days(seed):
+    """The same by plain chance, which is drawn sooner: longer days, more agents and more callers."""
+    chance = random.Random(seed)
+    happenings: list[Any] = []
+    for _ in range(chance.randrange(80)):
+        call_id, number = chance.choice("abcdefghijklmnop"), str(600 + chance.randrange(8))
+        drawn = Wants(
+            chance.choice(LINES[:2]), chance.choice((None, *NEEDS[:2])), chance.choice(LANGUAGES[:2]),
+            chance.randrange(2), chance.choice((None, None, number)),
+            frozenset(str(600 + chance.randrange(8)) for _ in range(chance.randrange(3))),
+        )  # fmt: skip
+        idle_since = chance.choice((None, chance.uniform(0, 40)))
+        skills = {skill: chance.randrange(1, 6) for skill in chance.sample(SKILLS, chance.randrange(6, len(SKILLS)))}
+        joins, is_there = ("join", call_id, chance.uniform(0, 60), drawn), ("agent", number, skills, idle_since)
+        others = (("leave", call_id), ("off", number), ("wait", chance.uniform(0, 25)), ("serve",))
+        happenings.append(chance.choice((joins, joins, is_there, is_there, *others)))
+    the_index_answers_as_the_specification(RULES, happenings)
+
+
+def the_index_answers_as_the_specification(rules: Rules, events: list[Any]) -> None:
     router = Router(rules)
     calls: dict[str, Waiting] = {}
     agents: dict[str, OnDuty] = {}
