@@ -428,7 +428,8 @@ def list_orders(
     if context.invoked_subcommand is not None:
         return
     settings = house_rules.load()
-    table = Table("", "order", "due", "kind", "must answer", "state", "need", "message", "note", box=None)
+    names = ("due", "kind", "must answer", "state", "need", "message", "note")
+    table = Table("", Column("order", no_wrap=True), *names, box=None)
     now = time.time()
     with reading(settings) as session:
         for order in orders.orders(session, open_only=not everything, must_answer=who):

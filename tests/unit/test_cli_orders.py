@@ -1,0 +1,57 @@
+"""`sanling orders`: what must be answered, and that a mistake is a sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from ari_app import store
+from ari_app.store import models
+from tests.unit import test_cli
+from tests.unit.test_cli import AT, CALL, sanling
+
+instance = test_cli.instance
+
+
+@pytest.fixture
+def order(instance) -> str:
+    """An order from a message, long overdue, and its message."""
+    engine = store.open_engine(f"sqlite:///{instance / 'sanling.db'}")
+    with store.session(engine) as session:
+        session.add(models.Segment(call_id=CALL, n=3, kind="message", at=AT, seconds=12.0, spoken_s=9.0))
+        session.add(
+            models.WorkOrder(
+                id=f"{CALL}~order-message-3", at=AT, kind="message", call_id=CALL, party_id=1, lawyer_id=None,
+                case_id=None, need="material", due_at=AT + 3600.0, must_answer="party", opened_by="hotline",
+            )
+        )  # fmt: skip
+    engine.dispose()
+    return f"{CALL}~order-message-3"
+
+
+def test_an_order_is_listed_with_its_message_and_marked_when_it_is_late(order, monkeypatch):
+    monkeypatch.setattr("ari_app.cli.time.time", lambda: AT + 3601.0)
+    listed = sanling("orders").output
+    assert any(line.split()[:2] == ["!", order] for line in listed.splitlines())
+    for said in ("message", "party", "open", "12 s"):
+        assert said in listed
+    assert order not in sanling("orders", "--for", "lawyer").output
+
+
+def test_an_order_is_reassigned_closed_and_then_only_listed_with_all(order):
+    moved = sanling("orders", "reassign", order, "--to", "second_line", "--by", "601")
+    assert moved.exit_code == 0, moved.output
+    assert order in sanling("orders", "--for", "second_line").output
+    closed = sanling("orders", "close", order, "--by", "901", "--note", "answered")
+    assert closed.exit_code == 0, closed.output
+    assert order not in sanling("orders").output
+    assert "answered" in sanling("orders", "--all").output
+
+
+@pytest.mark.parametrize(
+    ("id", "said"), [("order-none", "There is no order"), (None, "closed already")], ids=["unknown", "closed"]
+)
+def test_a_mistake_is_a_sentence(order, id, said):
+    sanling("orders", "close", order, "--by", "601")
+    result = sanling("orders", "close", id or order, "--by", "601")
+    assert result.exit_code == 1
+    assert said in str(result.exception)
