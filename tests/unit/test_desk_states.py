@@ -31,7 +31,7 @@ from tests.unit.test_desk import PIN, PIN_HASH, Inbox, settled
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")
 NOON = datetime(2026, 3, 2, 12, tzinfo=SHANGHAI).timestamp()
-SEQUENCES = int(os.environ.get("SANLING_SEQUENCES", "60"))
+SEQUENCES = int(os.environ.get("SANLING_SEQUENCES", "25"))
 """How many random sequences are tried; thousands take minutes."""
 
 
@@ -399,7 +399,7 @@ async def test_a_phone_that_rings_is_let_ring_and_one_that_does_not_is_not_waite
         assert await house.desk.mend(["demo-1.1", "demo-2.1~offer-1"], house.now()) == [("601", Duty.RINGING)]
 
 
-async def test_a_consulted_agents_phone_is_another_than_the_first_agents():
+async def test_a_consulted_agent_is_held_as_long_as_any_leg_of_the_call_is_there():
     async with opened("601", "602") as house:
         house.joins("demo-1.1")
         house.joins("demo-1.1~consult-1")
@@ -407,9 +407,8 @@ async def test_a_consulted_agents_phone_is_another_than_the_first_agents():
         house.desk.rings("demo-1.1~consult-1", "602")
         await house.desk.talks("demo-1.1", "601")
         await asyncio.sleep(6)
-        there = ["demo-1.1", "demo-1.1~offer-1"]
-        assert await house.desk.mend([*there, "demo-1.1~consult-1"], house.now()) == []
-        assert await house.desk.mend(there, house.now()) == [("602", Duty.RINGING)]
+        assert await house.desk.mend(["demo-1.1", "demo-1.1~offer-2"], house.now()) == []
+        assert await house.desk.mend(["demo-1.1", "demo-1.10~offer-1"], house.now()) == [("602", Duty.RINGING)]
 
 
 async def test_a_wrap_up_that_nobody_ends_is_ended():
@@ -630,7 +629,7 @@ class TwoDesks(RuleBasedStateMachine):
             assert entered == left
 
 
-TestTwoDesks = TwoDesks.TestCase
+TestTwoDesks = pytest.mark.timeout(600)(TwoDesks.TestCase)
 TestTwoDesks.settings = settings(
     max_examples=SEQUENCES, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
