@@ -152,7 +152,7 @@ class CallOut(Shape):
     whom: Literal["party", "lawyer"] = Field(description="Which side of the case; the number is the case's.")
     case: int | None = Field(
         default=None,
-        description="A case's id in the database; null: the case of the agent's last talk. An agent's token gives none.",
+        description="A case's id in the database; null: that of the agent's last talk. An agent's token gives none.",
         ge=1,
         le=2**31 - 1,
     )
