@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 
 import pytest
+from sqlalchemy import delete
 
 from ari_app.errors import SettingsInvalid
 from ari_app.flow.fairness import overtakings
 from ari_app.rules import RuleBook, load
 from ari_app.staff import set_skill
+from ari_app.store.models import AgentSkill
 from ari_app.waiting import happened
 from tests.calls.house import PARTY, STRANGER, FakeHouse
 
@@ -19,12 +22,18 @@ OTHER = "15400009998"
 VERIFIED = ("2", "1", "12345#", "99#")
 
 
+@asynccontextmanager
 async def skilled(hotline, **agents):
-    """Sets levels, ``a601={"party": 1}``, and waits until the desk knows them."""
+    """With levels, ``a601={"party": 1}``, which the desk knows; and as before afterwards."""
     for number, skills in agents.items():
         for skill, level in skills.items():
             await hotline.ask(lambda s, n=number[1:], k=skill, v=level: set_skill(s, n, k, v))
     await asyncio.sleep(LOOKED_AFTER_S)
+    try:
+        yield
+    finally:
+        await hotline.ask(lambda s: s.execute(delete(AgentSkill)).close())
+        await asyncio.sleep(LOOKED_AFTER_S)
 
 
 async def waits(hotline, from_=STRANGER, *keys):
@@ -57,39 +66,39 @@ async def nobody_was_overtaken(hotline):
 
 
 async def test_a_caller_goes_to_an_agent_of_the_line_though_another_is_idle_longer(hotline):
-    await skilled(hotline, a601={"lawyer": 4})
-    await hotline.agent_signs_in("601")
-    party_agent = await hotline.agent_signs_in("602")
-    caller = await waits(hotline)
-    await talks(party_agent, caller)
-    caller.hang_up()
-    await hotline.ending()
-    assert [agent for agent, _ in await hotline.offers()] == ["602"] * 3
-    await nobody_was_overtaken(hotline)
+    async with skilled(hotline, a601={"lawyer": 4}):
+        await hotline.agent_signs_in("601")
+        party_agent = await hotline.agent_signs_in("602")
+        caller = await waits(hotline)
+        await talks(party_agent, caller)
+        caller.hang_up()
+        await hotline.ending()
+        assert [agent for agent, _ in await hotline.offers()] == ["602"] * 3
+        await nobody_was_overtaken(hotline)
 
 
 async def test_the_best_agent_is_rung_first(hotline):
-    await skilled(hotline, a602={"party": 5})
-    await hotline.agent_signs_in("601")
-    best = await hotline.agent_signs_in("602")
-    caller = await waits(hotline)
-    await talks(best, caller)
-    caller.hang_up()
-    await hotline.ending()
+    async with skilled(hotline, a602={"party": 5}):
+        await hotline.agent_signs_in("601")
+        best = await hotline.agent_signs_in("602")
+        caller = await waits(hotline)
+        await talks(best, caller)
+        caller.hang_up()
+        await hotline.ending()
 
 
 async def test_an_agent_who_only_helps_out_is_rung_after_twenty_seconds(hotline):
-    await skilled(hotline, a603={"party": 1})
-    helper = await hotline.agent_signs_in("603")
-    caller = await waits(hotline)
-    await caller.hears("transferring")
-    began = asyncio.get_running_loop().time()
-    offer = await helper.rings(timeout_s=30)
-    assert 16 < asyncio.get_running_loop().time() - began < 24
-    await offer.picks_up()
-    caller.hang_up()
-    await hotline.ending()
-    await nobody_was_overtaken(hotline)
+    async with skilled(hotline, a603={"party": 1}):
+        helper = await hotline.agent_signs_in("603")
+        caller = await waits(hotline)
+        await caller.hears("transferring")
+        began = asyncio.get_running_loop().time()
+        offer = await helper.rings(timeout_s=30)
+        assert 16 < asyncio.get_running_loop().time() - began < 24
+        await offer.picks_up()
+        caller.hang_up()
+        await hotline.ending()
+        await nobody_was_overtaken(hotline)
 
 
 async def test_the_agent_of_the_last_time_is_rung_first(hotline):
