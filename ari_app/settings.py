@@ -176,6 +176,10 @@ class Settings(Part, frozen=True):
         return Path(self.recordings.second) if self.recordings.second else self.run_dir / "recordings" / "second"
 
 
+NO_SETTINGS = ("SANLING_CONFIG", "SANLING_DESK")
+"""Of the environment: where hotline.toml and desk.toml are."""
+
+
 def load(file: Path | None = None, environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
     """The settings from ``hotline.toml`` (or `file`), the environment, and `overrides`, the last one winning.
 
@@ -195,7 +199,7 @@ def load(file: Path | None = None, environment: Mapping[str, str] | None = None,
     elif named is not None:
         raise SettingsInvalid(f"There is no settings file {path}.")
     for name, value in source.items():
-        if name.startswith("SANLING_") and name != "SANLING_CONFIG":
+        if name.startswith("SANLING_") and name not in NO_SETTINGS:
             _place(tree, name.removeprefix("SANLING_").lower().split("__"), value)
     tree |= overrides
     try:

@@ -151,3 +151,8 @@ def test_children_get_these_very_settings(tmp_path: Path):
 def test_settings_cannot_be_changed_in_flight():
     with pytest.raises(AttributeError):
         load(NOTHING, {}).queue.wrap_up_s = 1.0
+
+
+def test_what_names_the_rules_is_no_setting():
+    named = {"SANLING_DESK": "desk.toml", "SANLING_INSTANCE": "named"}
+    assert load(Path(os.devnull), named).instance == "named"
