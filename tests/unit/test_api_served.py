@@ -27,7 +27,7 @@ from ari_app.api.access import Act, Role
 from ari_app.api.app import create
 from ari_app.api.floor import Floor
 from ari_app.api.happenings import Happenings
-from ari_app.api.server import Server
+from ari_app.api.server import Server, serve
 from ari_app.cli import app
 from tests.calls.house import FakeHouse
 
@@ -192,6 +192,32 @@ async def test_the_server_ends_though_a_stream_is_open():
     async with serving() as served, served.listening():
         began = time.monotonic()
     assert time.monotonic() - began < 5
+
+
+async def test_the_controllers_api_reads_the_database_by_an_engine_of_its_own(tmp_path):
+    with socket.create_server((ADDRESS, 0)) as free:
+        port = free.getsockname()[1]
+    async with FakeHouse(var_dir=str(tmp_path), address=ADDRESS, api_port=port) as house:
+        house.settings.run_dir.mkdir()
+        engine = store.open_engine(house.settings.database)
+        store.migrate(engine)
+        with store.session(engine) as session:
+            token, _ = access.new_token(session, Role.OPS, None, "", 0.0)
+        reception = house.reception
+        served = asyncio.create_task(
+            serve(house.house, reception.calls.values, reception.leading, reception.case_calls)
+        )
+        await asyncio.sleep(0.3)
+        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as client:
+            board = await client.get(f"http://{ADDRESS}:{port}/v1/board")
+            assert board.status_code == 200, board.text
+            assert board.json()["today"]["over"] == 0
+            before = board.json()["last_event"]
+            await house.agent_signs_in("601")
+            assert (await client.get(f"http://{ADDRESS}:{port}/v1/board")).json()["last_event"] > before
+        served.cancel()
+        await asyncio.gather(served, return_exceptions=True)
+        engine.dispose()
 
 
 # ---------------------------------------------------------------- the command line
