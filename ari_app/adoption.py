@@ -28,6 +28,7 @@ from ari_app.ari.mailboxes import Mailbox, owner_of
 from ari_app.call import KEYED_AS, Call, line_of, pad_of
 from ari_app.callmeback import VARIABLE
 from ari_app.errors import LedgerContradiction, StoreUnavailable
+from ari_app.features import agent_of
 from ari_app.flow.billing import Seat, stretches, with_caller_s
 from ari_app.flow.identity import Element
 from ari_app.flow.matters import Matter
@@ -246,7 +247,8 @@ def _remember(call: Call, past: Past, now: Snapshot) -> Legs:
             legs.second = next((one for one in reversed(to_come) if one.at <= row.at), None)
             to_come = [one for one in to_come if one.at > row.at]
             if legs.second is not None:
-                legs.second.channel = _strangers_in_the_talk(call.id, now) or legs.second.channel
+                phone = call.hotline.desk.phone_of(legs.second.agent)
+                legs.second.channel = _leaders_phone(call.id, phone, now) or legs.second.channel
         legs.follow(actions, row.at, rung)
         call.story.note(row.at, was.state, heard, call.progress.state, actions)
     offer = legs.offer
@@ -267,10 +269,15 @@ def _remember(call: Call, past: Past, now: Snapshot) -> Legs:
     return legs
 
 
-def _strangers_in_the_talk(call_id: str, now: Snapshot) -> str:
-    """The leader's phone, which is not named after the call; "" if it is not there any more."""
+def _leaders_phone(call_id: str, phone: str, now: Snapshot) -> str:
+    """The channel of the leader who took this call over at `phone`, which is not named after the call: in its bridge,
+    or hearing music beside it. "" if it is not there any more.
+    """
     bridges = [bridge for bridge in now.bridges if owner_of(bridge.id) == call_id]
-    return next((one for bridge in bridges for one in bridge.channels if owner_of(one) != call_id), "")
+    inside = [one for bridge in bridges for one in bridge.channels if owner_of(one) != call_id]
+    ours = set(now.application.channel_ids)
+    beside = [one.id for one in now.channels if one.id in ours and agent_of(one.name) == phone]
+    return next((one for one in (*inside, *beside) if owner_of(one) == one), "")
 
 
 def _offers(call_id: str, past: Past) -> dict[int, Offer]:

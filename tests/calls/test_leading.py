@@ -325,6 +325,27 @@ async def test_when_the_controller_dies_after_the_taking_over_the_leader_goes_on
         await hotline.nothing_is_left()
 
 
+async def test_a_leader_who_took_over_and_seeks_the_second_line_is_found_again_after_a_death(fake):
+    async with fake as hotline:
+        caller, agent = await in_talk(hotline)
+        _, leader = await dials(hotline, "*84601", "leading-take-over")
+        await agent.ended()
+        await leader.keys("*1")
+        await hotline.call_is(State.CONSULT_RINGING)
+        await asyncio.sleep(1)
+        await hotline.controller_dies()
+        await asyncio.sleep(1)
+        await hotline.controller_starts()
+        await asyncio.sleep(2)
+        await hotline.call_is(State.CONSULT_RINGING)
+        assert leader.ended_at is None
+        await leader.keys("*0")
+        await hotline.call_is(State.TALKING)
+        await asyncio.sleep(1)
+        await says(caller, CALLER_SAYS)
+        await leader.hears(CALLER_SAYS)
+
+
 @pytest.mark.parametrize("after_s", [0.0, 0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.008, 0.012, 0.02])
 async def test_a_controller_that_dies_in_the_taking_over_leaves_the_caller_with_one_of_them(fake, after_s):
     async with fake as hotline:
