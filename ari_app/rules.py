@@ -71,7 +71,7 @@ class Line(Part, frozen=True):
 
     def faults(self) -> Iterator[tuple[str, str]]:
         if not self.steps or self.steps[0].after_s != 0:
-            yield "steps", "the first step is after_s = 0"
+            yield "steps[0].after_s", "the first step is after_s = 0"
         for n, (before, after) in enumerate(pairwise(self.steps), start=1):
             if after.after_s <= before.after_s:
                 yield f"steps[{n}].after_s", f"steps rise: more than {before.after_s:g}"

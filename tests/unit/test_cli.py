@@ -229,3 +229,65 @@ def test_an_agent_is_made_a_mentor_and_a_role_that_does_not_exist_is_told(instan
     refused = sanling("agents", "role", "603", "boss")
     assert isinstance(refused.exception, SanlingError)
     assert "agent, inspector, mentor, leader" in str(refused.exception)
+
+
+# ---------------------------------------------------------------- the desk
+
+
+def test_agents_skills_are_set_and_listed_and_what_cannot_be_is_a_sentence(instance):
+    assert sanling("agents", "skill", "601", "lawyer", "5").exit_code == 0
+    assert sanling("agents", "skill", "601", "lawyer", "4").exit_code == 0
+    lines = {line.split()[0]: line.split()[1:4] for line in sanling("agents", "skills").output.splitlines()[1:]}
+    assert lines["601"] == ["—", "4", "—"]
+    assert lines["602"] == ["3", "3", "—"]
+    for arguments, said in (
+        (("601", "cooking", "3"), "second_line"),
+        (("601", "party", "6"), "1 (helps out) to 5 (best)"),
+        (("999", "party", "3"), "no agent 999"),
+    ):
+        refused = sanling("agents", "skill", *arguments)
+        assert isinstance(refused.exception, SanlingError)
+        assert said in str(refused.exception)
+
+
+def test_fairness_of_a_day_lists_each_overtaking_and_fails(instance):
+    day = dt.datetime.fromtimestamp(AT, ZoneInfo("Asia/Shanghai")).strftime("%Y-%m-%d")
+    rows = [
+        (1, AT, "waits", "cli-1.1", None, AT, '{"need": "time"}'),
+        (2, AT + 1, "waits", "cli-1.2", None, AT + 1, '{"need": "time"}'),
+        (3, AT + 9, "offered", "cli-1.1", "601", None, '{"party": 3, "time": 3, "mandarin": 3}'),
+        (4, AT + 10, "waits", "cli-1.1", None, AT, '{"need": "time"}'),
+    ]
+    late = (5, AT + 11, "offered", "cli-1.2", "602", None, '{"party": 3, "time": 3, "mandarin": 3}')
+
+    def told(*events):
+        engine = store.open_engine(f"sqlite:///{instance / 'sanling.db'}")
+        with store.session(engine) as session:
+            for id, at, event, call_id, agent, since, detail in events:
+                session.add(
+                    models.QueueEvent(
+                        id=id, at=at, desk="cli", event=event, call_id=call_id, agent=agent, since=since, detail=detail
+                    )
+                )
+        engine.dispose()
+
+    told(*rows)
+    assert sanling("fairness", day).output == "nobody was overtaken in 1 offers\n"
+    told(late)
+    unfair = sanling("fairness", day)
+    assert unfair.exit_code == 1
+    assert re.search(r"cli-1\.1 \(since .*\) was overtaken by cli-1\.2 \(since .*\), offered to 602", unfair.output)
+    assert "1 overtakings in 2 offers" in str(unfair.exception)
+    assert sanling("fairness", "2020-01-01").output == "nobody was overtaken in 0 offers\n"
+
+
+def test_rules_with_a_mistake_are_refused_before_anybody_is_told(instance, tmp_path, monkeypatch):
+    file = tmp_path / "desk.toml"
+    file.write_text("[routing]\nusual_level = 9\n", encoding="utf-8")
+    monkeypatch.setenv("SANLING_DESK", str(file))
+    for verb in ("reload", "restart", "run"):
+        refused = sanling(verb)
+        assert isinstance(refused.exception, SanlingError)
+        assert "desk.toml, line 2: routing.usual_level: a level from 1 to 5" in str(refused.exception)
+    file.write_text("[routing]\nusual_level = 4\n", encoding="utf-8")
+    assert "does not run" in sanling("reload").output

@@ -17,13 +17,15 @@ from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Session
 
 from ari_app import store
+from ari_app.__main__ import reload
 from ari_app.desk import ON_A_CALL, Desk, Duty, FeatureRefused, Numbers, Reserved, hash_pin
 from ari_app.errors import StoreUnavailable
 from ari_app.flow.fairness import overtakings
 from ari_app.ledger import InlineExecutor, Ledger
+from ari_app.rules import RuleBook, load
 from ari_app.settings import Queue
-from ari_app.store.models import Agent, AgentState, QueueEvent
-from ari_app.waiting import ON_DUTY, told_by
+from ari_app.store.models import Agent, AgentSkill, AgentState, QueueEvent
+from ari_app.waiting import ON_DUTY, rules_in_force_since, told_by
 from tests.fake.virtual_time import VirtualTimeLoop
 from tests.unit.core_database import LostAnswers, Outage, in_memory
 
@@ -821,3 +823,49 @@ async def test_pins():
         assert not await house.desk.check_pin("699", PIN)
     assert PIN not in PIN_HASH
     assert hash_pin(PIN) != PIN_HASH
+
+
+async def test_a_hangup_signal_reads_the_rules_anew_and_a_mistake_leaves_those_in_force(tmp_path, caplog):
+    file = tmp_path / "desk.toml"
+    file.write_text("", encoding="utf-8")
+    engine = staffed("601")
+    ledger = Ledger(engine, executor=InlineExecutor())
+    now = asyncio.get_running_loop().time
+    desk = Desk(ledger, QUEUE, lambda: BEGAN + now(), rules=RuleBook(load(file), file), instance="demo")
+    await desk.open()
+    with store.session(engine) as session:
+        session.add(AgentSkill(agent="601", skill="party", level=1))
+    await desk.sign_in("601")
+    inbox = Inbox()
+    desk.reload()
+    await settled()
+    desk.join("demo-1.1", BEGAN + now(), inbox)
+    await asyncio.sleep(5)
+    file.write_text("[[lines.party.steps]]\nafter_s = 1\n", encoding="utf-8")
+    reload(desk)
+    assert "line 2: lines.party.steps" in caplog.text
+    await settled()
+    assert (inbox.agents, desk.queue_length) == ([], 1)
+    file.write_text("[[lines.party.steps]]\nafter_s = 0\n", encoding="utf-8")
+    reload(desk)
+    await settled()
+    assert inbox.agents == ["601"]
+    in_force = await ledger.ask(lambda s: rules_in_force_since(s, "demo", BEGAN))
+    assert in_force == load(file)
+    desk.close()
+    await ledger.close()
+    engine.dispose()
+
+
+async def test_a_leader_pulls_a_caller_out_of_turn_and_the_ledger_says_so():
+    async with opened("601") as house:
+        await house.desk.pause("601")
+        first, second = house.joins("demo-1.1"), house.joins("demo-3.1")
+        await settled()
+        assert await house.desk.pull("demo-3.1", "601")
+        await settled()
+        assert (first.agents, second.agents) == ([], ["601"])
+        assert not await house.desk.pull("demo-3.1", "601"), "it has an agent"
+        told = await house.ledger.ask(lambda s: told_by(s.scalars(select(QueueEvent))))
+        assert [one.event for one in told] == ["opened", "waits", "waits", "pulled"]
+        assert list(overtakings(told)) == []

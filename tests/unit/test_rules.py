@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from ari_app.errors import SettingsInvalid
-from ari_app.rules import RuleBook, Rules, file_of, line_of, load, parse
+from ari_app.rules import RuleBook, Rules, file_of, line_of, load, open_book, parse
 from ari_app.settings import PROJECT
 
 EXAMPLE = PROJECT / "desk.example.toml"
@@ -44,7 +44,7 @@ WRONG = [
     ("[routing]\nusual_level = 3\nusual_level = 3\n", 3, "not valid TOML"),
     ("[routing]\nusual_level = [1,\n", 2, "not valid TOML"),
     ("[lines.party]\nsteps = []\n", 2, "after_s = 0"),
-    ("[[lines.party.steps]]\nafter_s = 5\n", 1, "after_s = 0"),
+    ("[[lines.party.steps]]\nafter_s = 5\n", 2, "after_s = 0"),
     (f"{STEP}[[lines.party.steps]]\nafter_s = 0\n", 4, "more than 0"),
     (f"{STEP}level = 2\n[[lines.party.steps]]\nafter_s = 9\nlevel = 4\n", 6, "never asks for more"),
     (f"{STEP}need = false\n[[lines.party.steps]]\nafter_s = 9\n", 4, "never asks for more"),
@@ -134,3 +134,18 @@ def test_a_book_without_a_file_stays_as_it_is():
 def test_the_environment_names_the_file():
     assert file_of({"SANLING_DESK": "/etc/sanling/desk.toml"}) == Path("/etc/sanling/desk.toml")
     assert file_of({}) == PROJECT / "desk.toml"
+
+
+def test_a_controller_that_finds_a_mistake_goes_on_with_the_rules_of_before(tmp_path, monkeypatch):
+    file, kept = tmp_path / "desk.toml", tmp_path / "in-force.toml"
+    monkeypatch.setenv("SANLING_DESK", str(file))
+    file.write_text("[routing]\nlast_agent_s = 200\n", encoding="utf-8")
+    with pytest.raises(SettingsInvalid, match="line 2"):
+        open_book(kept)
+    file.write_text("[routing]\nlast_agent_s = 7\n", encoding="utf-8")
+    assert open_book(kept).now.routing.last_agent_s == 7.0
+    file.write_text("[routing]\nlast_agent_s = 200\n", encoding="utf-8")
+    assert open_book(kept).now.routing.last_agent_s == 7.0
+    file.write_text("[routing]\nlast_agent_s = 8\n", encoding="utf-8")
+    assert open_book(kept).now.routing.last_agent_s == 8.0
+    assert open_book(tmp_path / "no-folder" / "kept.toml").now.routing.last_agent_s == 8.0, "though it cannot be kept"
