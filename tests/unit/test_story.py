@@ -89,3 +89,9 @@ def test_the_second_line_is_sought_since_the_first_time_until_somebody_is_there(
     assert story.second_since is None
     assert story.whispered == (story.rows - 2, 60.0)
     assert told(*answered, (70.0, Heard.BACK_ASKED)).released_at == 70.0
+
+
+def test_a_talk_is_billed_anew_from_the_moment_a_leader_takes_it_over():
+    assert told(*TO_THE_TALK, (20.0, Heard.DISCLAIMER_ASKED)).state_since == 16.0
+    story = told(*TO_THE_TALK, (20.0, Heard.TAKEN_OVER))
+    assert (story.state_since, story.released_at) == (20.0, 20.0)
