@@ -47,10 +47,21 @@ def test_whose_agent_was_gone_at_the_join_waits_on_from_the_old_place():
 
 
 def test_the_five_seconds_begin_when_they_are_given_and_are_void_once_the_caller_wants_a_person():
-    to_the_end = (*TO_THE_TALK, (30.0, Heard.CLOSING_ASKED), (33.0, Heard.PROMPT_ENDED))
+    to_the_end = (*TO_THE_TALK, (30.0, Heard.CLOSING_ASKED), (30.0, Heard.RATING_NOT_ASKED), (33.0, Heard.PROMPT_ENDED))
     story = told(*to_the_end)
     assert (story.released_at, story.closing_ended_at) == (30.0, 33.0)
     assert told(*to_the_end, (35.0, Heard.WANTS_A_PERSON), (35.0, Heard.ADMITTED)).closing_ended_at is None
+
+
+def test_a_reason_is_heard_from_the_end_of_its_question_and_only_until_it_is_given():
+    bad = (*TO_THE_TALK, (30.0, Heard.CLOSING_ASKED), (32.0, Heard.RATED_1))
+    assert (told(*bad).rated, told(*bad).reason_since) == (True, None)
+    listened_to = (*bad, (36.0, Heard.PROMPT_ENDED))
+    assert told(*listened_to).reason_since == 36.0
+    assert told(*listened_to, (40.0, Heard.RESUMED)).reason_since is None
+    for ended in (Heard.REASON_GIVEN, Heard.WANTS_A_PERSON, Heard.HUNG_UP):
+        assert told(*listened_to, (45.0, ended)).reason_since is None
+    assert not told(*TO_THE_TALK, (30.0, Heard.CLOSING_ASKED)).rated
 
 
 def test_the_ceiling_and_a_lost_line_are_remembered():
