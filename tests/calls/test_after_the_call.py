@@ -10,10 +10,12 @@ from sqlalchemy import select
 from ari_app import orders
 from ari_app.flow.sop import State
 from ari_app.rules import Rules, Survey
+from ari_app.settings import PROJECT
 from ari_app.store import models
 from tests.calls.house import PARTY, STRANGER, FakeHouse
 from tests.calls.paths import reach
 
+CLIPS = PROJECT / "dialplan" / "prompts" / "audio"
 SPEECH_S = 3.0
 PAUSE_S = 2.5
 """ari_app.spoken.PAUSE_MS"""
@@ -165,6 +167,23 @@ async def test_nobody_is_asked_if_the_rules_say_so():
 
 
 # ---------------------------------------------------------------- why it was bad
+
+
+async def test_a_spoken_reason_ends_with_its_pause_and_is_a_segment(hotline):
+    agent = await hotline.agent_signs_in("601")
+    caller, _ = await reach(hotline, State.RATING_REASON, agent)
+    await caller.hears("ask-rating-reason")
+    await caller.says(CLIPS / "closing.alaw")
+    await caller.hears("reason-noted")
+    await caller.hears("closing")
+    await caller.ended()
+    assert (await hotline.ending()).hung_up_by == "hotline"
+    clip_s = (CLIPS / "closing.alaw").stat().st_size / 8000
+    [reason] = await rows(hotline, models.Segment)
+    assert reason.spoken_s == pytest.approx(clip_s, abs=0.6)
+    assert clip_s + PAUSE_S - 0.6 <= reason.seconds <= clip_s + PAUSE_S + 1.0
+    [order] = await open_orders(hotline)
+    assert order.must_answer == "leader"
 
 
 @pytest.mark.parametrize("ends", ["#", "silence"])
