@@ -91,7 +91,7 @@ class Running:
                 instance=f"calls-{worker}-{len(cls._running)}",
                 address=f"{net}.1",
                 var_dir=folder,
-                trunk={"addresses": [f"{net}.0/24"]},
+                trunk={"addresses": [f"{net}.0/24"], "outbound": f"{net}.4:5060"},
                 **{"queue": {"wrap_up_s": 6.0}, **changed},
             )
             cls._running[key] = cls(settings, desk)

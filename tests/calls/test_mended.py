@@ -119,7 +119,7 @@ async def test_a_return_from_the_dialplan_that_nobody_heard_is_found_when_the_li
     await caller.hears("identity-proven", within_s=5)
     await caller.hears("ask-need", within_s=5)
     await caller.keys("1")
-    await caller.hears("transferring")
+    await caller.hears("nobody-signed-in")
     caller.hang_up()
     await hotline.ending()
     await hotline.nothing_is_left()

@@ -727,9 +727,9 @@ ROWS: list[models.Table] = [
         call_id=CALL, store="local", at=AT, path="a.flac", sha256="0" * 64, seconds=1.0, channels=2, bytes=10
     ),
     models.Callback(id=CALL, at=AT, number="15400001001", reason="fallback"),
-    models.CallbackEvent(callback_id=CALL, n=1, at=AT, event="missed", call_id="demo-out-1.1", until=AT + 600, why="busy"),
+    models.CallbackEvent(callback_id=CALL, n=1, at=AT, event="missed", call_id="demo-out_1.001", until=AT + 600),
     models.OutboundCall(
-        call_id="demo-out-1.1", at=AT, agent="601", number="15400001001", callback_id=CALL, role="party", need="time"
+        call_id="demo-out_1.001", at=AT, agent="601", number="15400001001", callback_id=CALL, role="party", need="time"
     ),
     models.AgentState(agent="601", at=AT, was="idle", now="paused", reason="paused", call_id=None),
     models.DutyNote(agent="601", at=AT, what="allowance_spent", code="1"),
@@ -783,9 +783,9 @@ def test_no_row_of_the_ledger_is_ever_changed_or_deleted(table, change):
 
 PATH = (
     Heard.RANG_ENOUGH, Heard.SAID_PARTY, Heard.OWN_NUMBER, Heard.ENTERED, Heard.ENTERED, Heard.IDENTITY_PROVEN,
-    Heard.CONTEXT_CAME, Heard.SAID_MILESTONE, Heard.PROMPT_ENDED, Heard.ANNOUNCEMENT_DUE, Heard.AGENT_RESERVED,
-    Heard.AGENT_ANSWERED, Heard.WHISPER_ENDED, Heard.DISCLAIMER_ASKED, Heard.CLOSING_ASKED, Heard.PROMPT_ENDED,
-    Heard.FIVE_SECONDS_PASSED,
+    Heard.CONTEXT_CAME, Heard.SAID_MILESTONE, Heard.ADMITTED, Heard.ANNOUNCEMENT_DUE, Heard.AGENT_RESERVED,
+    Heard.AGENT_ANSWERED, Heard.WHISPER_ENDED, Heard.DISCLAIMER_ASKED, Heard.CLOSING_ASKED, Heard.RATING_NOT_ASKED,
+    Heard.PROMPT_ENDED, Heard.FIVE_SECONDS_PASSED,
 )  # fmt: skip
 
 
@@ -836,7 +836,7 @@ def test_a_call_replays_to_the_end_it_had():
 
 
 def test_a_call_in_progress_replays_as_far_as_it_is():
-    assert replayed(written_down(PATH[:8], outcome=None)).state is State.WAITING
+    assert replayed(written_down(PATH[:9], outcome=None)).state is State.WAITING
 
 
 @pytest.mark.parametrize(
