@@ -209,7 +209,7 @@ class Instance:
             sections.append(f"[trunk-auth]\n{login}\nrealm = sanling")
         if trunk.outbound:
             options.append("aors = trunk")
-            sections.append(f"; Where calls that we place are sent.\n[trunk]\ntype = aor\ncontact = sip:{trunk.outbound}")
+            sections.append(f"; Calls that we place go here.\n[trunk]\ntype = aor\ncontact = sip:{trunk.outbound}")
         if trunk.outbound and trunk.username:
             options.append("outbound_auth = trunk-outbound")
             sections.append(f"[trunk-outbound]\n{login}")

@@ -466,7 +466,7 @@ SOP: dict[tuple[State, Heard], Row] = {
             (state, Heard.ANNOUNCEMENT_DUE): (state, (Do.SAY_POSITION,)),
         }.items()
     },
-    # 8a. A full queue, or nobody there: it is said, and a callback offered. Who asks for one keeps the place in the queue
+    # 8a. A full queue, or nobody there: it is said, and a callback offered. Who asks for one keeps the place
     (State.ADMITTING, Heard.QUEUE_FULL): (State.CALLBACK_OFFERED, (Do.ASK,)),
     (State.ADMITTING, Heard.NOBODY_SIGNED_IN): (State.WAITING, (Do.SAY_NOBODY_SIGNED_IN, Do.JOIN_QUEUE)),
     (State.WAITING, Heard.LONGEST_WAIT_REACHED): (State.WAITING, (Do.SAY_LONGEST_WAIT,)),
@@ -614,7 +614,7 @@ SOP: dict[tuple[State, Heard], Row] = {
     (State.CLOSING, Heard.PROMPT_ENDED): (State.LEAVING, (Do.GIVE_FIVE_SECONDS,)),
     (State.LEAVING, Heard.FIVE_SECONDS_PASSED): (State.ENDED, (Do.HANG_UP,)),
     # 11a. A call that we place, a callback or one in a case: the agent's phone first, then the person's, and the agent
-    #      hears it ring. Then it is a talk like any other; who is not reached is told to the agent, and tried again later
+    #      hears it ring. Then it is a talk like any other; who is not reached is told to the agent
     (State.RINGING, Heard.CALL_PLACED): (State.CALLING_AGENT, (Do.RING_AGENT,)),
     **{
         (State.CALLING_AGENT, failed): (State.ENDED, (Do.CANCEL_OFFER, Do.PAUSE_AGENT))
