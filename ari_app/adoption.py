@@ -80,6 +80,9 @@ async def take_up(house: Hotline, past: Past, inbox: Mailbox, now: Snapshot) -> 
     legs = _remember(call, past, now)
     channel = next((channel for channel in now.channels if channel.id == call.id), None)
     await _settle_what_was_let_go(call, past, legs, now)
+    if call.story.messages or call.story.recording is not None:
+        await _recall_person(call, past)
+        await call.settle_messages()
     if call.progress.state is State.ENDED:
         last = past.transitions[-1]
         call.ended_at = last.at

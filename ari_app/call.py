@@ -746,6 +746,13 @@ class Call:
         message = self.story.messages[-1] if self.story.messages else None
         await self.selfservice.take(message, self.wanted_line, self.person, self.progress.need)
 
+    async def settle_messages(self) -> None:
+        """Enters what another controller took and did not live to enter."""
+        try:
+            await self.selfservice.settle(self.story.messages, self.wanted_line, self.person, self.progress.need)
+        except StoreUnavailable as error:
+            log.error("call %s: whether its message was entered cannot be told: %s", self.id, error)
+
     # ---------------------------------------------------------------- the agent
 
     async def _ring_agent(self) -> None:

@@ -251,11 +251,11 @@ class SelfService:
         if message is None or message[0] in self._taken:
             return
         row, at, until = message
-        self._taken.add(row)
         await self._stop()
         seconds, voice = self._ended or (until - at, until - at)
         if seconds >= VOICE_S and voice >= VOICE_S:
             self._enter(row, at, seconds, voice, line, person, need)
+        self._taken.add(row)
         await self._throw_away()
 
     def _enter(
@@ -304,7 +304,7 @@ class SelfService:
     async def settle(
         self, messages: Sequence[tuple[int, float, float]], line: str, person: Person | None, need: Need | None
     ) -> None:
-        """Enters what another controller took and did not live to enter."""
+        """Enters what another controller took and did not live to enter. Raises StoreUnavailable."""
         for message in messages:
             row = message[0]
             if await self._house.ledger.look_up(partial(_is_entered, call_id=self._line.id, n=row)):
@@ -322,11 +322,11 @@ class SelfService:
         return True
 
     async def _stop(self) -> None:
-        name, self._recording = self._recording, None
-        self._line.clear("message")
-        if name is not None:
+        if self._recording is not None:
             with suppress(NotFound, Conflict):
-                await self._house.client.recordings.stop(recordingName=name)
+                await self._house.client.recordings.stop(recordingName=self._recording)
+        self._recording = None
+        self._line.clear("message")
 
     async def _throw_away(self) -> None:
         while self._stored:

@@ -110,3 +110,68 @@ async def goes_well(state: State, after_s: float | None) -> None:
         assert silence <= SILENCE_S + SPEAKS_S, caller._story()
         assert hotline.asterisk.stored_recordings == set()
         await hotline.nothing_is_left()
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_a_message_is_kept_when_its_caller_hangs_up_and_the_controller_is_killed_at_that(moment):
+    async with FakeHouse(rules=SHUT) as hotline:
+        killed = Killed(hotline, State.ENDED, MOMENTS[moment])
+        caller = await hotline.rings(from_=PARTY)
+        await caller.answered()
+        await caller.keys("0")
+        await caller.hears("ask-after-hours", within_s=60)
+        await caller.keys("2")
+        await caller.hears("beep")
+        await caller.says([0.0] * 32_000)
+        hotline.asterisk.delays_next("POST", "/stop$", 0.5)
+        caller.hang_up()
+        async with asyncio.timeout(30):
+            await killed.done.wait()
+        ending = await hotline.ending(within_s=30)
+        left = await hotline.ask(lambda s: orders.orders(s, call_id=ending.call_id))
+        assert [order.message is not None for order in left] == [True]
+        assert hotline.asterisk.stored_recordings == set()
+        await hotline.nothing_is_left()
+
+
+@pytest.mark.parametrize("gone_after_s", [0.3, 1.0])
+async def test_a_caller_who_hangs_up_while_nobody_listens_has_left_the_message(gone_after_s):
+    async with FakeHouse(rules=SHUT) as hotline:
+        killed = Killed(hotline, State.LEAVING_MESSAGE, 10.0)
+        caller = await hotline.rings(from_=PARTY)
+        await caller.answered()
+        await caller.keys("2112345#99#2")
+        await caller.hears("ask-after-hours", within_s=60)
+        await caller.keys("2")
+        await caller.hears("beep")
+        talking = asyncio.create_task(caller.says([0.0] * 80_000))
+        while not killed.at_s:  # noqa: ASYNC110 - in virtual time
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(gone_after_s)
+        caller.hang_up()
+        talking.cancel()
+        await killed.done.wait()
+        ending = await hotline.ending(within_s=30)
+        left = await hotline.ask(lambda s: orders.orders(s, call_id=ending.call_id))
+        assert [order.message is not None for order in left] == [True]
+        row = await hotline.ask(lambda s: s.get(models.WorkOrder, left[0].id))
+        assert row.party_id is not None, "whose message it is, is known"
+
+
+async def test_a_link_that_breaks_as_a_message_ends_loses_nothing():
+    async with FakeHouse(rules=SHUT) as hotline:
+        caller = await hotline.rings(from_=PARTY)
+        await caller.answered()
+        await caller.keys("0")
+        await caller.hears("ask-after-hours", within_s=60)
+        await caller.keys("2")
+        await caller.hears("beep")
+        await caller.says([0.0] * 32_000)
+        hotline.asterisk.drop_link()
+        await asyncio.sleep(4.0)
+        hotline.asterisk.restore_link()
+        await caller.hears("message-noted", within_s=30)
+        caller.hang_up()
+        ending = await hotline.ending(within_s=30)
+        left = await hotline.ask(lambda s: orders.orders(s, call_id=ending.call_id))
+        assert [order.message is not None for order in left] == [True]
