@@ -367,7 +367,7 @@ class Talk:
         await self._voice.end_silence()
         await self._voice.stop_whisper()
         await self._meet_in(talk_bridge(self._line.id, offer.n))
-        # Here and below, keys are for us: passed on, the end of a last key may be lost with the agent, and the caller's
+        # Here and below, an agent's keys are for us: passed on, the end of a last key may be lost with the agent, and the caller's
         # leg, which goes on sending that key, sends nothing else any more.
         try:
             await self._client.bridges.addChannel(bridgeId=self.bridge or "", channel=[offer.channel], absorbDTMF=True)
@@ -377,7 +377,7 @@ class Talk:
             self._line.inbox.put(Heard.AGENT_LOST)
             return
         with self._line.gone_is_hung_up():
-            await self._client.bridges.addChannel(bridgeId=self.bridge or "", channel=[self._line.id], absorbDTMF=True)
+            await self._client.bridges.addChannel(bridgeId=self.bridge or "", channel=[self._line.id])
         self._inside = {self._line.id, offer.channel}
         await asyncio.sleep(SETTLES_S)
         await self.joined(offer, self._now(), waited_s)
@@ -408,7 +408,7 @@ class Talk:
     async def let_caller_in(self) -> None:
         """To the agent who sits there, also before the answer. Raises NotFound, Conflict, Invalid."""
         if self._line.id not in self._inside:
-            await self._client.bridges.addChannel(bridgeId=self.bridge or "", channel=[self._line.id], absorbDTMF=True)
+            await self._client.bridges.addChannel(bridgeId=self.bridge or "", channel=[self._line.id])
             self._inside.add(self._line.id)
 
     async def _meet_in(self, bridge: str) -> None:
@@ -468,7 +468,9 @@ class Talk:
                 with self._line.gone_is_hung_up(None):
                     await self._client.channels.stopMoh(channelId=channel)
             with self._line.gone_is_hung_up(None):  # whoever is gone, is heard of as such
-                await self._client.bridges.addChannel(bridgeId=self.bridge or "", channel=[channel], absorbDTMF=True)
+                await self._client.bridges.addChannel(
+                    bridgeId=self.bridge or "", channel=[channel], absorbDTMF=channel != self._line.id
+                )
             self._inside.add(channel)
 
     async def hand_over(self) -> None:

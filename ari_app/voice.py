@@ -61,6 +61,8 @@ class Voice:
         self._row = 0
         self._plays = 0
         self._unsure: str | None = None
+        self._silence = False
+        """Silence is being sent, and nothing was played since."""
 
     def take_up(self, *, heard: int) -> None:
         """Goes on where another controller stopped, after `heard` prompts that were begun."""
@@ -114,6 +116,7 @@ class Voice:
         if self._unsure is not None:  # the link broke while that was asked for: it may be playing
             await self._stop(self._unsure)
         self._unsure = playback
+        self._silence = self._silence and side == "agent"
         with self._line.gone_is_hung_up(None if side == "agent" else Heard.HUNG_UP):
             if bridge is not None:
                 await self._play_to_both(bridge, playback, media)
@@ -241,16 +244,20 @@ class Voice:
         """Sends silence until something is played: a caller who keys digits sends no sound, and the recording's clock
         runs only while sound flows in some direction.
         """
-        with self._line.gone_is_hung_up():
-            await self._client.channels.startSilence(channelId=self._line.id)
+        if not self._silence:
+            with self._line.gone_is_hung_up():
+                await self._client.channels.startSilence(channelId=self._line.id)
+                self._silence = True
 
     async def end_silence(self) -> None:
         """Nothing of a bridge is heard as long as it lasts. A prompt ends it as well, but only one that was begun."""
+        self._silence = False
         with self._line.gone_is_hung_up():
             await self._client.channels.stopSilence(channelId=self._line.id)
 
     async def start_music(self) -> None:
         if not self.music:
+            self._silence = False
             with self._line.gone_is_hung_up():
                 await self._client.channels.startMoh(channelId=self._line.id, mohClass="sanling")
                 self.music = True

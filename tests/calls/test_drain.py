@@ -27,6 +27,8 @@ async def test_whoever_talks_waits_or_keys_is_served_to_the_end_and_newcomers_he
     await newcomer.hears("fallback-sorry")
     newcomer.hang_up()
     await talk.keys("*6")
+    await talking.hears("ask-rating")
+    await talking.keys("5")
     await talking.ended()
     await keying.keys("12345#")
     await keying.hears("ask-name")

@@ -194,7 +194,7 @@ async def test_silence_is_asked_three_times_and_then_the_call_goes_on(hotline, s
     for _ in range(2):
         await caller.hears("entry-missing", within_s=25)
     if state in (State.ASKING_ROLE, State.ASKING_NEED):
-        await caller.hears("transferring", within_s=25)
+        await caller.hears("nobody-signed-in", within_s=25)
         await hotline.call_is(State.WAITING)
     else:
         await caller.hears("cannot-verify", within_s=25)

@@ -276,7 +276,7 @@ async def test_a_link_lost_while_the_caller_is_sent_for_the_context_loses_no_cal
     await caller.hears("identity-proven", within_s=20)
     await caller.hears("ask-need")
     await caller.keys("1")
-    await caller.hears("transferring")
+    await caller.hears("nobody-signed-in")
     caller.hang_up()
     assert (await hotline.ending()).outcome == "abandoned"
     await hotline.nothing_is_left()
