@@ -751,6 +751,7 @@ ROWS: list[models.Table] = [
         call_id=CALL, at=AT, until=AT + 60.0, agent="601", party_id=1, lawyer_id=None, case_id=1, need="milestone",
         second_of=None,
     ),
+    models.QueueEvent(id=1, at=AT, desk="demo", event="waits", call_id=CALL, agent=None, since=AT, detail="{}"),
 ]
 
 
