@@ -90,9 +90,7 @@ def resolution(calls: Iterable[Matter], now: float, within_s: float = WITHIN_S) 
         for one in same:
             if one.agent is None:
                 continue
-            came_again = any(
-                later.call_id != one.call_id and 0 <= later.at - one.until <= within_s for later in same
-            )
+            came_again = any(later.call_id != one.call_id and 0 <= later.at - one.until <= within_s for later in same)
             if came_again or now - one.until > within_s:
                 was = found[one.agent]
                 found[one.agent] = replace(was, judged=was.judged + 1, resolved=was.resolved + (not came_again))
