@@ -438,6 +438,7 @@ class HotlineMetrics:
             self._mended.labels(mended)
         for side in HUNG_UP_BY:
             self._hangups.labels(side)
+            self._after_closing.labels(side)
         for end in CALLBACK_ENDS:
             self._callbacks_ended.labels(end)
         for purpose in PLACED_FOR:
@@ -445,7 +446,6 @@ class HotlineMetrics:
             self._placed_talked.labels(purpose)
             for came_to in PLACED_OUTCOMES:
                 self._placed.labels(purpose, came_to)
-            self._after_closing.labels(side)
         for store in STORES:
             self._stored.labels(store)
         for stage in RECORDING_STAGES:
