@@ -309,7 +309,9 @@ class SelfService:
             row = message[0]
             if await self._house.ledger.look_up(partial(_is_entered, call_id=self._line.id, n=row)):
                 self._taken.add(row)
-            self._stored.append(message_name(self._line.id, row))
+            self._recording = message_name(self._line.id, row)
+            self._stored.append(self._recording)
+            await self._stop()
             await self.take(message, line, person, need)
 
     # ---------------------------------------------------------------- Asterisk's file
@@ -329,10 +331,11 @@ class SelfService:
         self._line.clear("message")
 
     async def _throw_away(self) -> None:
-        while self._stored:
+        """Of each recording that is over; one that is just ending goes the next time, at the latest with the call."""
+        for name in list(self._stored):
             with suppress(AriError):
-                await self._house.client.recordings.deleteStored(recordingName=self._stored[-1])
-            self._stored.pop()
+                await self._house.client.recordings.deleteStored(recordingName=name)
+                self._stored.remove(name)
 
 
 def _is_entered(session: Session, call_id: str, n: int) -> bool:

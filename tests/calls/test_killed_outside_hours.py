@@ -175,3 +175,29 @@ async def test_a_link_that_breaks_as_a_message_ends_loses_nothing():
         ending = await hotline.ending(within_s=30)
         left = await hotline.ask(lambda s: orders.orders(s, call_id=ending.call_id))
         assert [order.message is not None for order in left] == [True]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_a_message_that_the_ceiling_cut_off_is_entered_by_the_next_controller(moment):
+    """Asterisk must stop the recording first: the controller is killed before it has."""
+    ending = {"call_ceiling_s": 20.0, "warn_before_ceiling_s": 5.0}
+    async with FakeHouse(rules=SHUT, ending=ending) as hotline:
+        killed = Killed(hotline, State.OVERTIME, MOMENTS[moment])
+        caller = await hotline.rings(from_=PARTY)
+        await caller.answered()
+        await asyncio.sleep(0.5)
+        await caller.keys("0")
+        await caller.hears("closed-now")
+        await caller.keys("2")
+        await caller.hears("beep")
+        talking = asyncio.create_task(caller.says([0.0] * 160_000))
+        async with asyncio.timeout(60):
+            await killed.done.wait()
+        talking.cancel()
+        await caller.ended(timeout_s=60)
+        closed = await hotline.ending(within_s=30)
+        assert closed.outcome == "ceiling"
+        left = await hotline.ask(lambda s: orders.orders(s, call_id=closed.call_id))
+        assert [order.message is not None for order in left] == [True]
+        assert hotline.asterisk.stored_recordings == set()
+        await hotline.nothing_is_left()
