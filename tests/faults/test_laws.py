@@ -28,8 +28,8 @@ from tests.faults.people import Ring, Tape
 
 T0 = 1_795_000_000.0
 SERVED = (
-    Heard.RANG_ENOUGH, Heard.WANTS_A_PERSON, Heard.AGENT_RESERVED, Heard.AGENT_ANSWERED, Heard.WHISPER_ENDED,
-    Heard.CLOSING_ASKED, Heard.HUNG_UP,
+    Heard.RANG_ENOUGH, Heard.WANTS_A_PERSON, Heard.ADMITTED, Heard.AGENT_RESERVED, Heard.AGENT_ANSWERED,
+    Heard.WHISPER_ENDED, Heard.CLOSING_ASKED, Heard.HUNG_UP,
 )  # fmt: skip
 
 
@@ -242,7 +242,7 @@ def _row_missing(world: World) -> None:
 
 @plant("ledger replays", "rows end in TALKING")
 def _not_at_the_end(world: World) -> None:
-    for n in (5, 6):
+    for n in (6, 7):
         world.drop(Transition, ONE, n)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ari_app import store
+from ari_app import cli, store
 from ari_app.store import models
 from tests.unit import test_cli
 from tests.unit.test_cli import AT, CALL, sanling
@@ -13,8 +13,9 @@ instance = test_cli.instance
 
 
 @pytest.fixture
-def order(instance) -> str:
-    """An order from a message, long overdue, and its message."""
+def order(instance, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An order from a message, long overdue, and its message; on a screen that is wide enough for it."""
+    monkeypatch.setattr(cli.out, "_width", 160)
     engine = store.open_engine(f"sqlite:///{instance / 'sanling.db'}")
     with store.session(engine) as session:
         session.add(models.Segment(call_id=CALL, n=3, kind="message", at=AT, seconds=12.0, spoken_s=9.0))

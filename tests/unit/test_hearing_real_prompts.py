@@ -11,8 +11,11 @@ from ari_app.settings import PROJECT
 from ari_app.testcall.hearing import RATE, Ear, PromptSounds, Samples
 
 SOUNDS = PromptSounds(PROJECT / "dialplan" / "prompts" / "audio")
-SENTENCES = [prompt for prompt in SOUNDS if prompt != "hold-music"]
-FAMILIES = ("agent-pause-left-", "position-", "wait-", "opening-agent-", "is-it-", "whisper-")
+SENTENCES = [prompt for prompt in SOUNDS if prompt not in ("hold-music", "beep")]
+FAMILIES = (
+    "agent-pause-left-", "position-", "wait-", "opening-agent-", "is-it-", "whisper-", "digits-", "month-", "day-",
+    "hour-", "minute-", "time-", "weekday-", "case-", "court-", "open-orders-",
+)  # fmt: skip
 EVERYDAY = [prompt for prompt in SENTENCES if not prompt.startswith(FAMILIES)]
 SAMPLE = EVERYDAY + [prompt for prompt in SENTENCES if prompt.startswith(FAMILIES)][::9]
 

@@ -751,6 +751,11 @@ ROWS: list[models.Table] = [
         call_id=CALL, at=AT, until=AT + 60.0, agent="601", party_id=1, lawyer_id=None, case_id=1, need="milestone",
         second_of=None,
     ),
+    models.Audit(
+        id="0" * 32, at=AT, by="612", role="leader", act="force_pause", agent="601", call_id=None, detail="",
+        result="done",
+    ),
+    models.TalkTime(call_id=CALL, n=7, agent="601", company="caller", at=AT, until=AT + 60.0),
     models.QueueEvent(id=1, at=AT, desk="demo", event="waits", call_id=CALL, agent=None, since=AT, detail="{}"),
 ]
 

@@ -245,8 +245,7 @@ def upgrade() -> None:
 
 LEDGER: tuple[str, ...] = (
     "duty_notes", "work_orders", "work_order_changes", "segments", "audit", "supervisions", "ratings", "dispositions",
-    "matters", "queue_events",
-    "callback_events", "outbound",
+    "matters", "queue_events", "callback_events", "outbound", "talk_times",
 )  # fmt: skip
 """The ledger's tables that are made here."""
 
