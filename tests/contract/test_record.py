@@ -1,4 +1,4 @@
-"""A message on a caller's line, recorded by ARI: how it ends and what is told of it, by the fake and a real Asterisk."""
+"""A message on a caller's line, recorded by ARI: how it ends and what is told of it, by fake and real Asterisk."""
 
 import asyncio
 from typing import Any
