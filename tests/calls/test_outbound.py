@@ -62,48 +62,47 @@ async def callbacks(hotline: FakeHouse) -> list[models.Callback]:
 
 
 async def test_a_callback_keeps_the_place_reads_the_number_back_and_is_served(hotline):
-    async with hotline:
-        person = hotline.asterisk.phones.person(STRANGER)
-        caller, _ = await reach(hotline, State.WAITING, from_=STRANGER)
-        joined = hotline.house.clock()
-        await asyncio.sleep(20)
-        await caller.keys("1")
-        read_back = [await caller.hears(f"digits-{group}") for group in ("154", "00", "00", "99", "99")]
-        assert all(a.at_s < b.at_s for a, b in pairwise(read_back))
-        await caller.keys("1")
-        await caller.keys("1")
-        await caller.hears("callback-noted")
-        await caller.hears("closing")
-        await caller.ended()
-        assert (await hotline.ending()).outcome == "callback"
-        (asked,) = await callbacks(hotline)
-        assert asked.number == STRANGER
-        assert asked.since == pytest.approx(joined, abs=1.0)
-        agent = await hotline.agent_signs_in("601")
-        offer = await agent.rings()
-        assert offer.display == "回电 身份未知"
-        assert not person.calls, "the agent is there first"
-        await offer.picks_up()
-        await offer.hears("whisper-callback-unknown-none")
-        ringing = await person.rings()
-        assert ringing.number == "12368"
-        await asyncio.sleep(2)
-        assert offer.ear.sounds[-1].what == "ring"
-        assert offer.ear.sounds[-1].lasts
-        await ringing.picks_up()
-        await ringing.hears("recording-notice")
-        await ringing.hears("opening-agent-601")
-        await offer.says("speech")
-        assert any(s.what == "speech" for s in ringing.ear.sounds)
-        await offer.keys("*6")
-        await ringing.hears("closing")
-        await ringing.ended()
-        ending = await hotline.ending()
-        assert (ending.outcome, ending.agent) == ("handled", "601")
-        assert await events(hotline) == ["returned", "left", "called", "served"]
-        await hotline.duty_becomes("601", "wrap_up")
-        assert hotline.asterisk.recorded[ending.call_id] > 5.0
-        await hotline.nothing_is_left()
+    person = hotline.asterisk.phones.person(STRANGER)
+    caller, _ = await reach(hotline, State.WAITING, from_=STRANGER)
+    joined = hotline.house.clock()
+    await asyncio.sleep(20)
+    await caller.keys("1")
+    read_back = [await caller.hears(f"digits-{group}") for group in ("154", "00", "00", "99", "99")]
+    assert all(a.at_s < b.at_s for a, b in pairwise(read_back))
+    await caller.keys("1")
+    await caller.keys("1")
+    await caller.hears("callback-noted")
+    await caller.hears("closing")
+    await caller.ended()
+    assert (await hotline.ending()).outcome == "callback"
+    (asked,) = await callbacks(hotline)
+    assert asked.number == STRANGER
+    assert asked.since == pytest.approx(joined, abs=1.0)
+    agent = await hotline.agent_signs_in("601")
+    offer = await agent.rings()
+    assert offer.display == "回电 身份未知"
+    assert not person.calls, "the agent is there first"
+    await offer.picks_up()
+    await offer.hears("whisper-callback-unknown-none")
+    ringing = await person.rings()
+    assert ringing.number == "12368"
+    await asyncio.sleep(2)
+    assert offer.ear.sounds[-1].what == "ring"
+    assert offer.ear.sounds[-1].lasts
+    await ringing.picks_up()
+    await ringing.hears("recording-notice")
+    await ringing.hears("opening-agent-601")
+    await offer.says("speech")
+    assert any(s.what == "speech" for s in ringing.ear.sounds)
+    await offer.keys("*6")
+    await ringing.hears("closing")
+    await ringing.ended()
+    ending = await hotline.ending()
+    assert (ending.outcome, ending.agent) == ("handled", "601")
+    assert await events(hotline) == ["returned", "left", "called", "served"]
+    await hotline.duty_becomes("601", "wrap_up")
+    assert hotline.asterisk.recorded[ending.call_id] > 5.0
+    await hotline.nothing_is_left()
 
 
 async def the_other_waits(hotline: FakeHouse, agent: Any, person: Any) -> tuple[Any, Any]:
@@ -119,28 +118,27 @@ async def the_other_waits(hotline: FakeHouse, agent: Any, person: Any) -> tuple[
      (404, "outbound-unreachable", "unreachable")],
 )  # fmt: skip
 async def test_who_is_not_reached_is_tried_again_later_and_the_agent_is_free(hotline, code, prompt, why):
-    async with hotline:
-        person = hotline.asterisk.phones.person(STRANGER)
-        await asks_for_callback(hotline, STRANGER)
-        agent = await hotline.agent_signs_in("601")
-        offer, ringing = await the_other_waits(hotline, agent, person)
-        ringing.refuses(code)
-        await offer.hears(prompt)
-        if code == 486:
-            assert any(sound.what == "busy" for sound in offer.ear.sounds)
-        await offer.ended()
-        await hotline.duty_becomes("601", "idle")
-        rows = await hotline.ask(lambda s: list(s.scalars(select(models.CallbackEvent))))
-        assert [(row.event, row.why) for row in rows[-1:]] == [("missed", why)]
-        missed_at = hotline.house.clock()
-        offer, ringing = await asyncio.wait_for(the_other_waits_long(agent, person), 200)
-        assert hotline.house.clock() - missed_at == pytest.approx(60, abs=10)
-        await ringing.picks_up()
-        await ringing.hears("opening-agent-601")
-        ringing.hang_up()
-        await offer.ended()
-        await came_to(hotline, "served")
-        await hotline.nothing_is_left()
+    person = hotline.asterisk.phones.person(STRANGER)
+    await asks_for_callback(hotline, STRANGER)
+    agent = await hotline.agent_signs_in("601")
+    offer, ringing = await the_other_waits(hotline, agent, person)
+    ringing.refuses(code)
+    await offer.hears(prompt)
+    if code == 486:
+        assert any(sound.what == "busy" for sound in offer.ear.sounds)
+    await offer.ended()
+    await hotline.duty_becomes("601", "idle")
+    rows = await hotline.ask(lambda s: list(s.scalars(select(models.CallbackEvent))))
+    assert [(row.event, row.why) for row in rows[-1:]] == [("missed", why)]
+    missed_at = hotline.house.clock()
+    offer, ringing = await asyncio.wait_for(the_other_waits_long(agent, person), 200)
+    assert hotline.house.clock() - missed_at == pytest.approx(60, abs=10)
+    await ringing.picks_up()
+    await ringing.hears("opening-agent-601")
+    ringing.hang_up()
+    await offer.ended()
+    await came_to(hotline, "served")
+    await hotline.nothing_is_left()
 
 
 async def the_other_waits_long(agent: Any, person: Any) -> tuple[Any, Any]:
@@ -168,70 +166,66 @@ async def test_who_lets_it_ring_is_let_go_after_the_rules_time_and_given_up_afte
 
 
 async def test_the_agent_hears_what_the_network_plays_and_no_tone_of_ours(hotline):
-    async with hotline:
-        person = hotline.asterisk.phones.person(STRANGER)
-        await asks_for_callback(hotline, STRANGER)
-        agent = await hotline.agent_signs_in("601")
-        offer, ringing = await the_other_waits(hotline, agent, person)
-        await ringing.announces("the-number-is-busy", 3.0)
-        ringing.refuses(486)
-        await offer.hears("outbound-busy")
-        heard = [sound.what for sound in offer.ear.sounds]
-        assert "the-number-is-busy" in heard
-        assert "busy" not in heard
-        assert all(not s.lasts for s in offer.ear.sounds if s.what == "ring")
+    person = hotline.asterisk.phones.person(STRANGER)
+    await asks_for_callback(hotline, STRANGER)
+    agent = await hotline.agent_signs_in("601")
+    offer, ringing = await the_other_waits(hotline, agent, person)
+    await ringing.announces("the-number-is-busy", 3.0)
+    ringing.refuses(486)
+    await offer.hears("outbound-busy")
+    heard = [sound.what for sound in offer.ear.sounds]
+    assert "the-number-is-busy" in heard
+    assert "busy" not in heard
+    assert all(not s.lasts for s in offer.ear.sounds if s.what == "ring")
 
 
 @pytest.mark.parametrize("how", ["refuses", "lets it ring", "hangs up in the whisper"])
 async def test_an_agent_who_does_not_take_it_is_paused_and_the_next_one_serves_it(hotline, how):
-    async with hotline:
-        person = hotline.asterisk.phones.person(STRANGER)
-        await asks_for_callback(hotline, STRANGER)
-        first = await hotline.agent_signs_in("601")
-        offer = await first.rings()
-        if how == "refuses":
-            offer.refuses(603)
-        elif how != "lets it ring":
-            await offer.picks_up()
-            await asyncio.sleep(0.5)
-            offer.hang_up()
-        await hotline.duty_becomes("601", "no_answer", within_s=20)
-        assert not person.calls
-        second = await hotline.agent_signs_in("602")
-        offer, ringing = await the_other_waits(hotline, second, person)
-        await ringing.picks_up()
-        await ringing.hears("opening-agent-602")
-        assert (await events(hotline)).count("declined") == 1
-        assert "missed" not in await events(hotline), "the person was not called in vain"
+    person = hotline.asterisk.phones.person(STRANGER)
+    await asks_for_callback(hotline, STRANGER)
+    first = await hotline.agent_signs_in("601")
+    offer = await first.rings()
+    if how == "refuses":
+        offer.refuses(603)
+    elif how != "lets it ring":
+        await offer.picks_up()
+        await asyncio.sleep(0.5)
         offer.hang_up()
-        await ringing.ended()
-        await hotline.nothing_is_left()
+    await hotline.duty_becomes("601", "no_answer", within_s=20)
+    assert not person.calls
+    second = await hotline.agent_signs_in("602")
+    offer, ringing = await the_other_waits(hotline, second, person)
+    await ringing.picks_up()
+    await ringing.hears("opening-agent-602")
+    assert (await events(hotline)).count("declined") == 1
+    assert "missed" not in await events(hotline), "the person was not called in vain"
+    offer.hang_up()
+    await ringing.ended()
+    await hotline.nothing_is_left()
 
 
 async def test_an_agent_who_hangs_up_while_it_rings_ends_the_attempt(hotline):
-    async with hotline:
-        person = hotline.asterisk.phones.person(STRANGER)
-        await asks_for_callback(hotline, STRANGER)
-        agent = await hotline.agent_signs_in("601")
-        offer, ringing = await the_other_waits(hotline, agent, person)
-        offer.hang_up()
-        await ringing.ended()
-        assert ringing.answered_at is None
-        await came_to(hotline, "declined", "called")
+    person = hotline.asterisk.phones.person(STRANGER)
+    await asks_for_callback(hotline, STRANGER)
+    agent = await hotline.agent_signs_in("601")
+    offer, ringing = await the_other_waits(hotline, agent, person)
+    offer.hang_up()
+    await ringing.ended()
+    assert ringing.answered_at is None
+    await came_to(hotline, "declined", "called")
 
 
 async def test_whoever_answers_and_hangs_up_at_once_was_reached(hotline):
-    async with hotline:
-        person = hotline.asterisk.phones.person(STRANGER)
-        await asks_for_callback(hotline, STRANGER)
-        agent = await hotline.agent_signs_in("601")
-        offer, ringing = await the_other_waits(hotline, agent, person)
-        await ringing.picks_up()
-        ringing.hang_up()
-        await offer.ended()
-        await hotline.duty_becomes("601", "wrap_up")
-        await came_to(hotline, "served")
-        await hotline.nothing_is_left()
+    person = hotline.asterisk.phones.person(STRANGER)
+    await asks_for_callback(hotline, STRANGER)
+    agent = await hotline.agent_signs_in("601")
+    offer, ringing = await the_other_waits(hotline, agent, person)
+    await ringing.picks_up()
+    ringing.hang_up()
+    await offer.ended()
+    await hotline.duty_becomes("601", "wrap_up")
+    await came_to(hotline, "served")
+    await hotline.nothing_is_left()
 
 
 async def test_another_number_and_a_time_of_day_are_taken():
@@ -279,66 +273,62 @@ async def test_it_expires():
 
 
 async def test_one_who_asks_again_is_told_and_the_callback_moves(hotline):
-    async with hotline:
-        await asks_for_callback(hotline, STRANGER)
-        caller, _ = await reach(hotline, State.WAITING, from_=STRANGER)
-        await caller.hears("callback-returned")
-        await caller.keys("1")
-        await caller.hears("callback-open")
-        await caller.keys("12")
-        await caller.hears("callback-moved")
-        caller.hang_up()
-        await caller.ended()
-        assert len(await callbacks(hotline)) == 1
-        assert "moved" in await events(hotline)
-        (wish,) = hotline.house.callbacks.all()
-        assert wish.window == "morning"
+    await asks_for_callback(hotline, STRANGER)
+    caller, _ = await reach(hotline, State.WAITING, from_=STRANGER)
+    await caller.hears("callback-returned")
+    await caller.keys("1")
+    await caller.hears("callback-open")
+    await caller.keys("12")
+    await caller.hears("callback-moved")
+    caller.hang_up()
+    await caller.ended()
+    assert len(await callbacks(hotline)) == 1
+    assert "moved" in await events(hotline)
+    (wish,) = hotline.house.callbacks.all()
+    assert wish.window == "morning"
 
 
 async def test_who_calls_in_again_has_the_kept_place_and_is_not_called_meanwhile(hotline):
-    async with hotline:
-        person = hotline.asterisk.phones.person(STRANGER)
-        await asks_for_callback(hotline, STRANGER)
-        other, _ = await reach(hotline, State.WAITING, from_=LAWYER)
-        again, _ = await reach(hotline, State.WAITING, from_=STRANGER)
-        agent = await hotline.agent_signs_in("601")
-        offer = await agent.rings()
-        assert offer.number == STRANGER, "before the one who came in between"
-        await offer.picks_up()
-        await again.hears("opening-agent-601")
-        again.hang_up()
-        await again.ended()
-        await came_to(hotline, "served")
-        other.hang_up()
-        await asyncio.sleep(60)
-        assert not person.calls
+    person = hotline.asterisk.phones.person(STRANGER)
+    await asks_for_callback(hotline, STRANGER)
+    other, _ = await reach(hotline, State.WAITING, from_=LAWYER)
+    again, _ = await reach(hotline, State.WAITING, from_=STRANGER)
+    agent = await hotline.agent_signs_in("601")
+    offer = await agent.rings()
+    assert offer.number == STRANGER, "before the one who came in between"
+    await offer.picks_up()
+    await again.hears("opening-agent-601")
+    again.hang_up()
+    await again.ended()
+    await came_to(hotline, "served")
+    other.hang_up()
+    await asyncio.sleep(60)
+    assert not person.calls
 
 
 async def test_who_called_in_again_and_left_is_called_back_after_all(hotline):
-    async with hotline:
-        person = hotline.asterisk.phones.person(STRANGER)
-        await asks_for_callback(hotline, STRANGER)
-        again, _ = await reach(hotline, State.WAITING, from_=STRANGER)
-        again.hang_up()
-        await again.ended()
-        agent = await hotline.agent_signs_in("601")
-        await the_other_waits(hotline, agent, person)
+    person = hotline.asterisk.phones.person(STRANGER)
+    await asks_for_callback(hotline, STRANGER)
+    again, _ = await reach(hotline, State.WAITING, from_=STRANGER)
+    again.hang_up()
+    await again.ended()
+    agent = await hotline.agent_signs_in("601")
+    await the_other_waits(hotline, agent, person)
 
 
 async def test_who_goes_back_to_the_queue_keeps_the_place(hotline):
-    async with hotline:
-        first, _ = await reach(hotline, State.WAITING, from_=STRANGER)
-        other, _ = await reach(hotline, State.WAITING, from_=LAWYER)
-        await first.keys("1")
-        await asyncio.sleep(2)
-        await first.keys("0")
-        await asyncio.sleep(1)
-        agent = await hotline.agent_signs_in("601")
-        offer = await agent.rings()
-        assert offer.number == STRANGER
-        for caller in (first, other):
-            caller.hang_up()
-        assert not await callbacks(hotline)
+    first, _ = await reach(hotline, State.WAITING, from_=STRANGER)
+    other, _ = await reach(hotline, State.WAITING, from_=LAWYER)
+    await first.keys("1")
+    await asyncio.sleep(2)
+    await first.keys("0")
+    await asyncio.sleep(1)
+    agent = await hotline.agent_signs_in("601")
+    offer = await agent.rings()
+    assert offer.number == STRANGER
+    for caller in (first, other):
+        caller.hang_up()
+    assert not await callbacks(hotline)
 
 
 async def test_a_full_queue_is_said_and_a_callback_offered():
@@ -359,10 +349,9 @@ async def test_a_full_queue_is_said_and_a_callback_offered():
 
 
 async def test_nobody_signed_in_is_said_and_the_caller_may_wait(hotline):
-    async with hotline:
-        caller, _ = await reach(hotline, State.WAITING, from_=STRANGER)
-        await caller.hears("nobody-signed-in")
-        await caller.hears("hold-music")
+    caller, _ = await reach(hotline, State.WAITING, from_=STRANGER)
+    await caller.hears("nobody-signed-in")
+    await caller.hears("hold-music")
 
 
 async def test_a_long_wait_is_said_once():
@@ -376,27 +365,25 @@ async def test_a_long_wait_is_said_once():
 
 
 async def test_a_call_that_was_lost_is_called_back_before_all_others(hotline):
-    async with hotline:
-        person = hotline.asterisk.phones.person(PARTY)
-        await asks_for_callback(hotline, STRANGER)
-        await reach(hotline, State.WAITING, from_=PARTY)
-        await hotline.asterisk.dies()
-        await asyncio.sleep(1)
-        await hotline.asterisk.starts_again()
-        await asyncio.sleep(2)
-        agent = await hotline.agent_signs_in("601")
-        offer = await agent.rings()
-        await offer.picks_up()
-        await person.rings()
+    person = hotline.asterisk.phones.person(PARTY)
+    await asks_for_callback(hotline, STRANGER)
+    await reach(hotline, State.WAITING, from_=PARTY)
+    await hotline.asterisk.dies()
+    await asyncio.sleep(1)
+    await hotline.asterisk.starts_again()
+    await asyncio.sleep(2)
+    agent = await hotline.agent_signs_in("601")
+    offer = await agent.rings()
+    await offer.picks_up()
+    await person.rings()
 
 
 async def test_a_number_left_in_the_dialplan_is_served_by_the_same_machine(hotline, tmp_path):
-    async with hotline:
-        person = hotline.asterisk.phones.person(STRANGER)
-        row = models.Callback(id="demo-1772413200.7", at=hotline.house.clock(), number=STRANGER, reason="fallback")
-        hotline.house.callbacks.asked(row)
-        agent = await hotline.agent_signs_in("601")
-        await the_other_waits(hotline, agent, person)
+    person = hotline.asterisk.phones.person(STRANGER)
+    row = models.Callback(id="demo-1772413200.7", at=hotline.house.clock(), number=STRANGER, reason="fallback")
+    hotline.house.callbacks.asked(row)
+    agent = await hotline.agent_signs_in("601")
+    await the_other_waits(hotline, agent, person)
 
 
 async def test_without_a_trunk_nobody_is_rung():
@@ -413,59 +400,66 @@ async def test_without_a_trunk_nobody_is_rung():
 
 
 async def test_an_agent_calls_the_last_cases_lawyer_and_party_back(hotline):
-    async with hotline:
-        lawyer, party = hotline.asterisk.phones.person(LAWYER), hotline.asterisk.phones.person(PARTY)
-        agent = await hotline.agent_signs_in("601")
-        caller = await hotline.rings(from_=PARTY)
-        await caller.answered()
-        await asyncio.sleep(0.5)
-        await caller.keys("2112345#99#1")
-        offer = await agent.rings()
-        await offer.picks_up()
-        await offer.hears("opening-agent-601")
-        caller.hang_up()
-        await offer.ended()
-        for code, person, role in (("*92", lawyer, "lawyer"), ("*91", party, "party")):
-            dialled = await agent.dials(code)
-            await dialled.hears("outbound-hang-up")
-            await dialled.ended()
-            ours = await agent.rings()
-            assert ours.display.startswith("外呼")
-            await ours.picks_up()
-            await ours.hears(f"whisper-outbound-{role}")
-            theirs = await person.rings()
-            await hotline.duty_becomes("601", "ringing")
-            await theirs.picks_up()
-            await theirs.hears("recording-notice")
-            await hotline.duty_becomes("601", "talking")
-            await ours.keys("*5")
-            await theirs.hears("disclaimer")
-            theirs.hang_up()
-            await ours.ended()
-            ending = await hotline.ending()
-            assert (ending.outcome, ending.agent) == ("handled", "601")
-            assert hotline.asterisk.recorded[ending.call_id] > 3
-        assert [number for _, number in hotline.asterisk.placed] == [LAWYER, PARTY]
-        await hotline.nothing_is_left()
+    lawyer, party = hotline.asterisk.phones.person(LAWYER), hotline.asterisk.phones.person(PARTY)
+    agent = await hotline.agent_signs_in("601")
+    caller = await hotline.rings(from_=PARTY)
+    await caller.answered()
+    await asyncio.sleep(0.5)
+    await caller.keys("2112345#99#1")
+    offer = await agent.rings()
+    await offer.picks_up()
+    await offer.hears("opening-agent-601")
+    caller.hang_up()
+    await offer.ended()
+    for code, person, role in (("*92", lawyer, "lawyer"), ("*91", party, "party")):
+        dialled = await agent.dials(code)
+        await dialled.hears("outbound-hang-up")
+        await dialled.ended()
+        ours = await agent.rings()
+        assert ours.display.startswith("外呼")
+        await ours.picks_up()
+        await ours.hears(f"whisper-outbound-{role}")
+        theirs = await person.rings()
+        await hotline.duty_becomes("601", "ringing")
+        await theirs.picks_up()
+        await theirs.hears("recording-notice")
+        await hotline.duty_becomes("601", "talking")
+        await ours.keys("*5")
+        await theirs.hears("disclaimer")
+        theirs.hang_up()
+        await ours.ended()
+        ending = await hotline.ending()
+        assert (ending.outcome, ending.agent) == ("handled", "601")
+        assert hotline.asterisk.recorded[ending.call_id] > 3
+    assert [number for _, number in hotline.asterisk.placed] == [LAWYER, PARTY]
+    await hotline.nothing_is_left()
 
 
 async def test_an_agent_without_a_case_calls_nobody(hotline):
-    async with hotline:
-        agent = await hotline.agent_signs_in("601")
-        dialled = await agent.dials("*91")
-        await dialled.hears("outbound-no-case")
-        await dialled.ended()
-        await hotline.duty_becomes("601", "idle")
-        assert not hotline.asterisk.placed
+    agent = await hotline.agent_signs_in("601")
+    dialled = await agent.dials("*91")
+    await dialled.hears("outbound-no-case")
+    await dialled.ended()
+    await hotline.duty_becomes("601", "idle")
+    assert not hotline.asterisk.placed
 
 
 async def test_no_number_but_a_code_can_be_dialled_and_no_number_but_the_hotlines_called(hotline):
-    async with hotline:
-        agent = await hotline.agent_signs_in("601")
-        for number in (OTHER, f"0{OTHER}", f"{OTHER}@outbound", f"*91{OTHER}#", "outbound"):
-            dialled = await agent.dials(number)
-            await asyncio.sleep(5)
-            assert not hotline.asterisk.placed, number
-            dialled.hang_up()
-        outsider = await hotline.asterisk.phones.caller(STRANGER).dials(OTHER)
-        assert outsider.code == 404
+    agent = await hotline.agent_signs_in("601")
+    for number in (OTHER, f"0{OTHER}", f"{OTHER}@outbound", f"*91{OTHER}#", "outbound"):
+        dialled = await agent.dials(number)
+        await asyncio.sleep(5)
+        assert not hotline.asterisk.placed, number
+        dialled.hang_up()
+    outsider = await hotline.asterisk.phones.caller(STRANGER).dials(OTHER)
+    assert outsider.code == 404
+
+
+async def test_a_line_that_nobody_serves_is_taken_down(hotline):
+    """Not sent to the apology: nobody has answered."""
+    await hotline.house.client.channels.create(
+        channelId="demo-out_1772413201.001", otherChannelId="demo-out_1772413201.001~line",
+        endpoint=f"Local/{OTHER}@outbound/n", app="sanling", variables={"SANLING_RING_S": "20"},
+    )  # fmt: skip
+    await asyncio.sleep(30)
+    await hotline.nothing_is_left()

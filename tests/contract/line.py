@@ -117,7 +117,10 @@ class Line:
         spool: Path,
         *,
         agents_at: str = "",
+        people_at: str = "",
     ) -> None:
+        self.people_at = people_at
+        """Where the trunk sends calls that are placed; empty: to the fake's people."""
         self.asterisk = asterisk
         """`dies`, `starts_again`, `freezes`, `thaws`."""
         self.phones = phones
@@ -320,13 +323,13 @@ async def fake_line(spool: Path) -> AsyncIterator[Line]:
 async def real_line(folder: Path) -> AsyncIterator[Line]:
     """On addresses of this test process alone: one each for Asterisk, callers, agents."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    own, callers_at, agents_at = (f"127.0.54.{10 * worker + n}" for n in (11, 12, 13))
+    own, callers_at, agents_at, people_at = (f"127.0.54.{10 * worker + n}" for n in (11, 12, 13, 14))
     settings = load(
         environment={},
         instance="contract",
         address=own,
         var_dir=str(folder),
-        trunk={"addresses": [callers_at]},
+        trunk={"addresses": [callers_at, people_at], "outbound": f"{people_at}:5060"},
     )
     instance = Instance(settings)
     instance.prepare(
@@ -345,6 +348,7 @@ async def real_line(folder: Path) -> AsyncIterator[Line]:
                 f"{own}:5060",
                 settings.spool_dir,
                 agents_at=agents_at,
+                people_at=people_at,
             )
             try:
                 await line.connect()

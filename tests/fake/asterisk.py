@@ -473,6 +473,14 @@ class FakeAsterisk(Exchange):
                 return _json(200, self._info(query.get("only")))
         raise NotModelled(f"{method} {uri}")
 
+    def _transfer_progress(self, channel: Channel, state: str | None) -> Response:
+        """What the phone that asked for a transfer is told of it, by NOTIFY."""
+        if state is None:
+            raise Refusal(400, "Missing state parameter")
+        if channel.phone is not None:
+            channel.phone.transfer_told.append(state)
+        return _NOTHING
+
     def _info(self, only: str | None) -> dict[str, Any]:
         started = self.timestamp(self._started_s)
         info = {
@@ -547,6 +555,8 @@ class FakeAsterisk(Exchange):
         if channel.state in ("Down", "Ringing") and verb[0] in NOT_BEFORE_THE_ANSWER:
             raise Refusal(412, "Channel in invalid state")
         match method, verb:
+            case "POST", ["transfer_progress"]:
+                return self._transfer_progress(channel, query.get("states"))
             case "POST", ["dial"]:
                 if channel.state != "Down":
                     raise Refusal(409, "Channel is not in the 'Down' state")
@@ -864,6 +874,7 @@ class FakeAsterisk(Exchange):
         dialling(status)
         first.hung_up_there = True
         first.cause = cause
+        self.hangup_requested(first, cause)
         self.hang_up(first)
 
     async def _created(self, channel: Channel, phone: FakePhone, args: list[str]) -> None:
