@@ -387,6 +387,8 @@ class Call:
             case events.ChannelTalkingFinished(channel=channel, duration=duration) if channel.id == self.id:
                 self.survey.spoken.pauses(duration)
                 return Heard.REASON_GIVEN if self.story.reason_since is not None else None
+            case events.ChannelTransfer() if event.referred_by.source_channel.id in self.talk.legs:
+                return await self._referred(event)
             case events.ChannelHold(channel=channel):
                 self.talk.hold(channel.id)
             case events.ChannelUnhold(channel=channel):
@@ -481,6 +483,21 @@ class Call:
         if isinstance(code, TransferTo):
             return await self.transfer(code.keys)
         return self._unless_disclaiming(code) if code is not None else None
+
+    async def _referred(self, asked: events.ChannelTransfer) -> Heard | None:
+        """The phone's own transfer key (REFER): to a number, as if that had been keyed. To another of its calls, which is
+        none of ours, it is declined.
+        """
+        channel, to = asked.referred_by.source_channel.id, asked.refer_to.requested_destination.destination
+        heard = None
+        if channel == (self.talk.offer.channel if self.talk.offer else None) and not self.voice.saying("disclaimer"):
+            heard = await self.transfer(to)
+        made = heard is not None and heard is not Heard.TRANSFER_NOT_POSSIBLE
+        with self.line.gone_is_hung_up(None):
+            await self.hotline.client.channels.transfer_progress(
+                channelId=channel, states="channel_answered" if made else "channel_declined"
+            )
+        return heard
 
     async def transfer(self, to: str) -> Heard | None:
         """Hands the caller on, without asking, to the line or the agent of that number."""

@@ -57,6 +57,7 @@ NEEDED_EVENTS = (
     "ChannelStateChange",
     "ChannelTalkingFinished",
     "ChannelTalkingStarted",
+    "ChannelTransfer",
     "ChannelUnhold",
     "ContactStatusChange",
     "DeviceStateChanged",

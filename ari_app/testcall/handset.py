@@ -289,6 +289,10 @@ class Handset:
         if not self._legs[call].over:
             self._legs[call].hangup(pj.CallOpParam())
 
+    def do_transfer(self, call: str, uri: str) -> None:
+        if not self._legs[call].over:
+            self._legs[call].xfer(uri, pj.CallOpParam())
+
     def do_key(self, call: str, digit: str, tone_ms: int) -> None:
         if not self._legs[call].over:
             event = pj.CallSendDtmfParam()

@@ -312,6 +312,12 @@ class Call:
             self._hung_up_here = True
             self._do("hang_up")
 
+    def transfers(self, to: str) -> None:
+        """By the phone's own transfer key (REFER), to `to` at its registrar. Raises TooLate if the call is not up."""
+        if self.ended_at is not None or not self._audio:
+            raise TooLate(f"{self!r} is not up: it cannot be transferred")
+        self._do("transfer", uri=f"sip:{quote(to, safe=_USER_CHARACTERS)}@{self.phone.registrar}")
+
     async def keys(self, digits: str, *, pause_s: float = KEY_PAUSE_S) -> None:
         """Press keys (0-9 * # A-D) as RFC 4733 events, one after the other; returns after the last pause.
 

@@ -349,3 +349,28 @@ async def test_the_ceiling_ends_these_too(state):
         await caller.ended(10)
         assert (await hotline.ending()).outcome == "handled"
         await hotline.nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    ("to", "told"), [("3", "channel_answered"), (OTHER, "channel_declined"), ("", "channel_declined")]
+)
+async def test_a_phones_transfer_key_is_told_what_became_of_it(hotline, to, told):
+    agent = await hotline.agent_signs_in(AGENT)
+    caller, offer = await reach(hotline, State.TALKING, agent)
+    offer.transfers(to)
+    await asyncio.sleep(1)
+    assert offer.transfer_told == [told]
+    await hotline.call_is(State.TRANSFERRING if told == "channel_answered" else State.TALKING)
+    caller.hang_up()
+    await hotline.ending()
+    await hotline.nothing_is_left()
+
+
+async def test_the_second_line_transfers_nobody_whom_it_does_not_have(hotline):
+    caller, _, lawyer, _ = await asks_the_lawyer(hotline)
+    lawyer.transfers("3")
+    await asyncio.sleep(1)
+    assert lawyer.transfer_told == ["channel_declined"]
+    await hotline.call_is(State.CONSULTING)
+    caller.hang_up()
+    await hotline.ending()

@@ -130,3 +130,28 @@ async def test_the_agent_hangs_up_and_the_caller_stays_with_the_lawyer(hotline: 
     await caller.ended(20)
     assert (await hotline.ending()).agent == "605"
     await hotline.nothing_is_left()
+
+
+@EVERYBODY
+async def test_the_phones_own_transfer_key_ends_in_the_same_place(hotline: Script) -> None:
+    agent = await hotline.agent_signs_in("601")
+    caller, first = await reach(hotline, State.TALKING, agent, from_=PARTY)
+    first.transfers("602")
+    await caller.hears("transfer-not-possible")
+    assert await who_hears_whom(caller=caller, agent=first) == FIRST
+    lawyer = await hotline.agent_signs_in("605")
+    await asyncio.sleep(1)
+    first.transfers("605")
+    await first.ended()
+    second = await lawyer.rings()
+    await second.picks_up()
+    await hotline.call_is(State.TALKING, within_s=15)
+    await asyncio.sleep(4)
+    assert await who_hears_whom(caller=caller, lawyer=second) == HANDED_OVER
+    second.transfers("3")
+    await second.ended()
+    await hotline.call_is(State.TRANSFERRING)
+    await caller.hears("hold-music", within_s=20)
+    caller.hang_up()
+    assert (await hotline.ending()).agent == "605"
+    await hotline.nothing_is_left()

@@ -413,6 +413,23 @@ class Exchange:
             if channel.phone:
                 channel.phone.answered_by_far_end()
 
+    def refers(self, channel: Channel, to: str) -> None:
+        """REFER to a number, left to the application (`ari-only`)."""
+        bridge = channel.bridge
+        source: dict[str, Any] = {"source_channel": channel.told()}
+        if bridge is not None:
+            source["bridge"] = bridge.told()
+            for other in bridge.members:
+                if other is not channel:
+                    source["connected_channel"] = other.told()
+        destination = {"destination": to, "additional_protocol_params": []}
+        fields = {
+            "refer_to": {"requested_destination": destination},
+            "referred_by": source,
+            "state": "channel_progress",
+        }
+        self._event("ChannelTransfer", (channel.id,), fields)
+
     def digit(self, channel: Channel, digit: str, duration_ms: int = 100) -> None:
         """One key, pressed on the far end, at the moment it is let go."""
         if channel.gone or channel.state != "Up":

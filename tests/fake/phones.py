@@ -39,6 +39,8 @@ class FakeCall:
         self.hung_up_by: str | None = None
         self.ear = Ear()
         self.channel: Channel | None = None
+        self.transfer_told: list[str] = []
+        """What became of the transfers that were asked for."""
         self._exchange = phone.phones.asterisk
         self._heard_until_s = 0.0
         self.on_early_media: Callable[[], None] = lambda: None
@@ -123,6 +125,12 @@ class FakeCall:
         self._over("us", 200 if self.answered_at is not None else 487)
         if self.channel is not None:
             self._exchange.far_end_hangs_up(self.channel)
+
+    def transfers(self, to: str) -> None:
+        """By the phone's own key: REFER to that number. What becomes of it is in `transfer_told`."""
+        if self.answered_at is None or self.ended_at is not None or self.channel is None:
+            raise TooLate(f"{self!r} is not up: it cannot be transferred")
+        self._exchange.refers(self.channel, to)
 
     async def keys(self, digits: str, *, pause_s: float = KEY_PAUSE_S) -> None:
         for digit in digits:
