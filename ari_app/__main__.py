@@ -119,7 +119,9 @@ async def control(settings: Settings, catalogue: Catalogue) -> None:
                 group.create_task(reception.run(), name="reception"),
                 group.create_task(keep_recordings(house, vault, pending), name="vault"),
                 group.create_task(house.metrics.measure_loop_lag(), name="lag"),
-                group.create_task(serve(house, reception.calls.values, reception.leading, reception.case_calls), name="api"),
+                group.create_task(
+                    serve(house, reception.calls.values, reception.leading, reception.case_calls), name="api"
+                ),
                 group.create_task(tell_supervisor(house, reception), name="supervisor"),
                 group.create_task(drain(draining, reception, pending, stopping.set), name="drain"),
             ]

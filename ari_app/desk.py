@@ -336,8 +336,9 @@ class Desk:
         return await self._hears(number, News(What.IS_OFFERED, self._clock(), held_for)) is not None
 
     async def pull(self, call_id: str, number: str) -> bool:
-        """A leader's order: the waiting call is offered to agent `number`, out of turn. False if it has an agent. Raises
-        FeatureRefused if the agent has a call or is signed out, and StoreUnavailable.
+        """A leader's order: the waiting call is offered to agent `number`, out of turn. False if it has an agent.
+
+        Raises FeatureRefused if the agent has a call or is signed out, and StoreUnavailable.
         """
         async with self._in_turn:
             place = self._room.places.get(call_id)

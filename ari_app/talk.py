@@ -367,8 +367,8 @@ class Talk:
         await self._voice.end_silence()
         await self._voice.stop_whisper()
         await self._meet_in(talk_bridge(self._line.id, offer.n))
-        # Here and below, an agent's keys are for us: passed on, the end of a last key may be lost with the agent, and the caller's
-        # leg, which goes on sending that key, sends nothing else any more.
+        # Here and below, an agent's keys are for us: passed on, the end of a last key may be lost with the agent, and
+        # the caller's leg, which goes on sending that key, sends nothing else any more.
         try:
             await self._client.bridges.addChannel(bridgeId=self.bridge or "", channel=[offer.channel], absorbDTMF=True)
         except (NotFound, Conflict, Invalid) as error:  # hung up in this moment: the caller waits on, and never knew

@@ -103,7 +103,7 @@ class TransferTo:
 
 @dataclass
 class AgentKeys:
-    """Feature codes an agent presses in talk: a star and a key (``*5``); or, to transfer, ``*7``, a number and ``#``."""
+    """Feature codes an agent presses in talk: a star and a key (``*5``); to transfer, ``*7``, a number and ``#``."""
 
     codes: Mapping[str, object] = field(default_factory=dict)
     transfer: str = ""

@@ -63,7 +63,7 @@ def test_the_service_level_is_that_of_the_closed_form_with_one_agent_and_patienc
 
 
 def _reached(others: int, t: float, steps: int = 4000) -> float:
-    """Probability of being reached within `t`, before one's own patience ends, with `others` ahead: by Euler's steps."""
+    """Probability of being reached within `t`, before one's patience ends, with `others` ahead: by Euler's steps."""
     waits = [0.0] * (others + 1)
     waits[others] = 1.0
     h = t / steps
