@@ -681,7 +681,7 @@ class FakeAsterisk(Exchange):
         return _json(201, told)
 
     async def _record_on(self, channel: Channel, recording: LiveRecording) -> None:
-        """Until its key, its silence, its length, a hang-up, or somebody who stops it; in pieces of a tenth of a second."""
+        """Until its key, its silence, its length, a hang-up, or somebody who stops it; in pieces of 0.1 s."""
         channel.listens_to_music(False)
         recording.state = "recording"
         self._event("RecordingStarted", (channel.id,), {"recording": recording.told()})
