@@ -485,8 +485,8 @@ class Call:
         return self._unless_disclaiming(code) if code is not None else None
 
     async def _referred(self, asked: events.ChannelTransfer) -> Heard | None:
-        """The phone's own transfer key (REFER): to a number, as if that had been keyed; declined, if it is to another
-        of the phone's calls: that is none of ours.
+        """The phone's own transfer key (REFER): to a number, as if that had been keyed; declined if it is to another
+        call of the phone's, which is none of ours.
         """
         channel, to = asked.referred_by.source_channel.id, asked.refer_to.requested_destination.destination
         heard = None
