@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from ari_app.flow.leading import Act, Order
 from ari_app.flow.sop import State
@@ -51,8 +51,10 @@ async def heard(call: Any, prompt: str) -> bool:
 
 
 async def acts(hotline: Script) -> list[tuple[str, str, str, str | None]]:
-    """What is written of leaders' acts, in order."""
-    rows = select(models.Supervision).order_by(models.Supervision.at, models.Supervision.n, models.Supervision.event)
+    """What is written of leaders' acts since the last call came, in order."""
+    last = select(func.coalesce(func.max(models.Call.at), 0.0)).scalar_subquery()
+    rows = select(models.Supervision).where(models.Supervision.at >= last)
+    rows = rows.order_by(models.Supervision.at, models.Supervision.n, models.Supervision.event)
     return [(row.who, row.event, row.what, row.whom) for row in await hotline.ask(lambda s: s.scalars(rows).all())]
 
 
@@ -133,7 +135,8 @@ async def test_the_leader_goes_on_with_the_caller_and_the_agent_wraps_up(hotline
     assert (ending.outcome, ending.agent) == ("handled", "612")
     assert ("601", "joined") in await hotline.offers()
     assert ("612", "joined") in await hotline.offers()
-    billed = await hotline.ask(lambda s: s.scalars(select(models.TalkTime).order_by(models.TalkTime.at)).all())
+    talked = select(models.TalkTime).filter_by(call_id=ending.call_id).order_by(models.TalkTime.at)
+    billed = await hotline.ask(lambda s: s.scalars(talked).all())
     assert [row.agent for row in billed] == ["601", "612"]
     assert billed[0].until == billed[1].at
     assert sum(row.until - row.at for row in billed) == pytest.approx(ending.talk_s)
