@@ -143,3 +143,26 @@ async def test_a_lawyer_who_hung_up_while_nobody_was_there_left_the_caller_to_th
     caller.hang_up()
     await hotline.ending()
     await hotline.nothing_is_left()
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("keys", ["*4", "*0"], ids=["handed over", "back"])
+async def test_killed_in_the_moment_one_of_the_agents_is_let_go(hotline, keys, moment):
+    agent = await hotline.agent_signs_in(AGENT)
+    lawyer = await lawyer_signs_in(hotline)
+    caller, offer = await reach(hotline, State.TALKING, agent)
+    await offer.keys("*1")
+    asked = await takes_whatever_rings(lawyer)
+    await hotline.call_is(State.CONSULTING)
+    killed = Killed(hotline, State.TALKING, MOMENTS[moment])
+    await offer.keys(keys)
+    await killed.done.wait()
+    await asyncio.sleep(1)
+    left, gone, its_agent = (asked, offer, AGENT) if keys == "*4" else (offer, asked, LAWYER)
+    await gone.ended()
+    assert await hears_whom(caller, left) == CALLER_AND_AGENT
+    assert sum(sound.what.startswith("opening-agent") for sound in caller.ear.sounds) == 1
+    await hotline.duty_becomes(its_agent, "wrap_up")
+    caller.hang_up()
+    assert (await hotline.ending()).agent == (LAWYER if keys == "*4" else AGENT)
+    await hotline.nothing_is_left()
