@@ -384,8 +384,10 @@ class Call:
                 return self.talk.gone(channel.id, cause, talking=self.progress.state is State.TALKING)
             case events.ChannelTalkingStarted(channel=channel) if channel.id == self.id:
                 self.survey.spoken.begins()
+                self.selfservice.spoken.begins()
             case events.ChannelTalkingFinished(channel=channel, duration=duration) if channel.id == self.id:
                 self.survey.spoken.pauses(duration)
+                self.selfservice.spoken.pauses(duration)
                 return Heard.REASON_GIVEN if self.story.reason_since is not None else None
             case events.ChannelTransfer() if event.referred_by.source_channel.id in self.talk.legs:
                 return await self._referred(event)

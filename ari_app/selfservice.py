@@ -1,8 +1,9 @@
 """Outside hours: what a proven caller hears of the case at any hour, and messages that somebody must answer.
 
 What is read out is composed of whole approved clauses: which ones, and in which order, is decided here, once, from
-what is in the database. A message is a stretch of the call's own recording (REC-1, REC-2): Asterisk listens beside, so
-that # or silence ends it and a message without a voice is known, and that second file is thrown away.
+what is in the database. A message is a stretch of the call's own recording (REC-1, REC-2). Asterisk records it once
+more beside, so that # or silence ends it also while no controller listens; that second file is thrown away. Whether
+there is a voice in it is told by TALK_DETECT, because ARI counts its recordings in whole seconds of the clock.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ari_app.flow.sop import Heard, Need
 from ari_app.line import Line
 from ari_app.orders import Kind, Order, open_order, open_orders_of
 from ari_app.prompts import Catalogue
+from ari_app.spoken import Spoken
 from ari_app.store.models import Case, Milestone, Segment
 
 log = logging.getLogger("sanling.selfservice")
@@ -37,8 +39,10 @@ MILESTONES_READ = 2
 HEARING = "heard"
 MILESTONES = ("filed", "scheduled", "served", "heard", "judged")
 MOST_ORDERS = 9
-VOICE_S = 1.0
+VOICE_S = 0.3
 """Less voice than this is no message."""
+PAUSE_MS = 500
+"""A voice that is not heard for so long has paused, for counting."""
 MESSAGE_GRACE_S = 5.0
 """A message that Asterisk has not ended so long after its longest is taken as ended: its end was lost."""
 FORMAT = "alaw"
@@ -154,6 +158,10 @@ class SelfService:
         self._found: tuple[str, ...] = ()
         self._recording: str | None = None
         self._stored: list[str] = []
+        self.spoken = Spoken(line)
+        self._began = 0.0
+        self._heard_all = True
+        """Whether whatever was said in this message was heard by this controller."""
         self._ended: tuple[float, float] | None = None
         """Length of the message that has just ended, and of the voice in it, in seconds."""
         self._taken: set[int] = set()
@@ -201,6 +209,8 @@ class SelfService:
         hours = self._house.desk.rules.now.hours
         self._recording, self._ended = message_name(self._line.id, row), None
         await self._throw_away()
+        await self.spoken.attend(PAUSE_MS)
+        self._began, self._heard_all = self._house.clock(), True
         self._line.within("message", hours.message_longest_s + MESSAGE_GRACE_S)
         try:
             await self._house.client.channels.record(
@@ -231,14 +241,17 @@ class SelfService:
         self._line.clear("message")
         if recording.state == "failed":
             return Heard.MESSAGE_FAILED
-        seconds = float(recording.duration or 0)
-        voice = seconds if recording.talking_duration is None else float(recording.talking_duration)
+        seconds = self._house.clock() - self._began
+        voice = min(self.spoken.spoken_s, seconds) if self._heard_all else seconds
         self._ended = (seconds, voice)
         return Heard.MESSAGE_LEFT if voice >= VOICE_S else Heard.MESSAGE_EMPTY
 
     async def ended_unheard(self) -> Heard | None:
         """What became of the message while the link was down, if it is over."""
-        if self._recording is None or await self._is_live():
+        if self._recording is None:
+            return None
+        self._heard_all = False
+        if await self._is_live():
             return None
         self._recording = None
         self._line.clear("message")
@@ -256,6 +269,7 @@ class SelfService:
         if seconds >= VOICE_S and voice >= VOICE_S:
             self._enter(row, at, seconds, voice, line, person, need)
         self._taken.add(row)
+        await self.spoken.stop()
         await self._throw_away()
 
     def _enter(
@@ -288,7 +302,7 @@ class SelfService:
     async def go_on_recording(self, began: tuple[int, float]) -> Heard | None:
         """A message that was being left when another controller stopped: what it means, or None while it goes on."""
         row, at = began
-        self._recording = message_name(self._line.id, row)
+        self._recording, self._began, self._heard_all = message_name(self._line.id, row), at, False
         self._stored.append(self._recording)
         hours = self._house.desk.rules.now.hours
         if await self._is_live():

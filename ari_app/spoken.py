@@ -31,10 +31,14 @@ class Spoken:
 
     async def listen(self, *, begins_within_s: float, at_most_s: float) -> None:
         """From now on: `NOTHING` is due if no voice begins in time, `AT_MOST` whatever happens."""
-        self._spoken_s, self._since = 0.0, None
         self._line.within(NOTHING, begins_within_s)
         self._line.within(AT_MOST, at_most_s)
-        await self._tell_asterisk("set", f"{PAUSE_MS},{LOUDNESS}")
+        await self.attend(PAUSE_MS)
+
+    async def attend(self, pause_ms: int) -> None:
+        """From now on a voice is told of, and counted; without a deadline."""
+        self._spoken_s, self._since = 0.0, None
+        await self._tell_asterisk("set", f"{pause_ms},{LOUDNESS}")
 
     def begins(self) -> None:
         """A voice is heard."""
