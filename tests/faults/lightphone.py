@@ -68,6 +68,7 @@ def tone(period: int) -> bytes:
 
 
 CALLER_TONE, AGENT_TONE = tone(16), tone(8)
+SILENCE = bytes([_alaw(0.0)]) * SAMPLES
 
 
 def repeats(payload: bytes, period: int) -> bool:
