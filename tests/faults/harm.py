@@ -142,10 +142,16 @@ class Harm:
             self._beside(self._until_control(strike, self._is_another("controller", pid)))
 
     async def _upgrade_controller(self, strike: Strike, _: float) -> None:
-        """What `sanling restart` does after an upgrade: controller and AGI server end themselves and start anew."""
+        """What `sanling restart` does after an upgrade: AGI server and controller start anew."""
         if (pid := await self._pid(strike, "controller")) is not None:
             os.kill(self._house.process.pid, signal.SIGHUP)
-            self._beside(self._until_control(strike, self._is_another("controller", pid)))
+            self._beside(self._until_upgraded(strike, pid))
+
+    async def _until_upgraded(self, strike: Strike, old: int) -> None:
+        """The old controller serves until the new one has loaded: the fault begins with its end."""
+        await _until(lambda: process(old) is None, BACK_WITHIN_S)
+        strike.at = time.time()
+        await self._until_control(strike, self._is_another("controller", old))
 
     async def _freeze_controller(self, strike: Strike, _: float) -> None:
         if (pid := await self._pid(strike, "controller")) is not None:
