@@ -74,6 +74,8 @@ SETTLES_S = 0.6
 GOES_S = 0.3
 """A channel that is hung up is gone after this."""
 STOP_TRIES = 3
+ANNOUNCER_TRIES = 5
+ANNOUNCER_LEAVES_S = 0.1
 CONTEXT_TRIES = 5
 """After so many waits the call goes on without: its return from the dialplan was lost, or its AGI session hangs."""
 PLAYBACK_GRACE_S = 3.0
@@ -1015,12 +1017,22 @@ class Call:
         self._unsure = playback
         with self._gone_is_hung_up(None if side == "agent" else Heard.HUNG_UP):
             if channel is None:
-                await client.bridges.play(bridgeId=self.bridge or "", playbackId=playback, media=media)
+                await self._play_to_both(playback, media)
             else:
                 await client.channels.play(channelId=channel, playbackId=playback, media=media)
             speech = Speech(playback, prompts, side, self.hotline.clock())
         self._unsure = None
         return speech
+
+    async def _play_to_both(self, playback: str, media: list[str]) -> None:
+        for attempt in range(ANNOUNCER_TRIES):
+            try:
+                await self.hotline.client.bridges.play(bridgeId=self.bridge or "", playbackId=playback, media=media)
+                return
+            except AllocationFailed:  # the announcer of the speech before it is just leaving the bridge
+                if attempt == ANNOUNCER_TRIES - 1:
+                    raise
+                await asyncio.sleep(ANNOUNCER_LEAVES_S)
 
     def _media(self, prompts: tuple[str, ...]) -> list[str]:
         """What to play; a prompt whose audio is missing or not the approved one is left out."""

@@ -37,7 +37,7 @@ SPARE_AFTER_S = 0.3
 """A spare is loaded so long after the one before it serves, which has more urgent things to do."""
 SOCKETS = 8
 CHECKED_EVERY_S = 0.25
-RESTART_AFTER_S = (0.0, 0.2, 1.0, 2.0, 5.0, 10.0)
+RESTART_AFTER_S = (0.0, 0.0, 0.2, 1.0, 2.0, 5.0, 10.0)
 """Before the first, second … restart of a child in a row; the last one goes on for ever."""
 STEADY_AFTER_S = 2.0
 """A child that served this long starts again at once: the pauses are for one that cannot serve."""
@@ -87,7 +87,8 @@ class _Child:
 class Kept:
     """One child process, started again whenever it ends, killed when it falls silent.
 
-    With a spare, another process of the same kind has loaded everything and waits: it takes over at once.
+    With spares, other processes of the same kind have loaded everything and wait: one takes over at once, and the next
+    one if that dies too before another is loaded.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Kept:
         notice: Tell,
         changed: Callable[[], None] = lambda: None,
         *,
-        spare: bool = False,
+        spares: int = 0,
     ) -> None:
         """`folder` has ``log/`` for what it prints and ``run/`` for its socket; `changed` hears of every news."""
         self.name = name
@@ -119,8 +120,8 @@ class Kept:
         self._asked_to_end = False
         self._draining = False
         self._at_once = asyncio.Event()
-        self._with_spare = spare
-        self._spare: _Child | None = None
+        self._spares_kept = spares
+        self._spares: list[_Child] = []
         self._preparing: asyncio.Task[None] | None = None
         self._started = 0
 
@@ -136,19 +137,16 @@ class Kept:
     async def restart(self) -> None:
         """Ends it; the next one, of the code that is there now, starts at once.
 
-        Without a spare it is asked first. With one, the spare has loaded before, and takes up what a killed one left as
-        well as what one left that ended by itself, only sooner.
+        Without spares it is asked first. With them, one of the new code has loaded before, and takes up what a killed
+        one left as well as what one left that ended by itself, only sooner.
         """
-        if self._with_spare:
-            self._prepare(after_s=0.0)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(READY_WITHIN_S):
-                    await self._spare_is_ready()
+        if self._spares_kept:
+            await self._load_anew()
         self._at_once.set()
         if self._process is not None:
             self._asked_to_end = True
             self._patience_s = MAKES_WAY_WITHIN_S
-            signal_to(self._process.pid, signal.SIGKILL if self._with_spare else signal.SIGTERM)
+            signal_to(self._process.pid, signal.SIGKILL if self._spares_kept else signal.SIGTERM)
 
     def drain(self) -> None:
         """Has it, and every successor, finish its work and end (SIGUSR1)."""
@@ -170,7 +168,7 @@ class Kept:
                 if self._draining and code == 0 and not self._asked_to_end:
                     if self._preparing is not None:
                         self._preparing.cancel()
-                    await self._discard_spare()
+                    await self._discard_spares()
                     return
             self._changed()
             if not self._at_once.is_set():
@@ -183,45 +181,64 @@ class Kept:
                 self._at_once.clear()
                 pauses = Pauses()
 
-    # the spare
+    # the spares
 
     def _prepare(self, after_s: float) -> None:
-        if self._with_spare:
-            if self._preparing is not None:
-                self._preparing.cancel()
-            self._preparing = asyncio.get_running_loop().create_task(self._prepare_spare(after_s))
+        if self._preparing is not None:
+            self._preparing.cancel()
+        self._preparing = asyncio.get_running_loop().create_task(self._prepare_spares(after_s))
 
-    async def _prepare_spare(self, after_s: float) -> None:
+    async def _prepare_spares(self, after_s: float) -> None:
+        """One after another: whoever serves has more urgent things to do."""
         await asyncio.sleep(after_s)
-        await self._discard_spare()
+        while len(self._spares) < self._spares_kept and await self._prepare_spare():
+            pass
+
+    async def _prepare_spare(self) -> bool:
+        """Whether it stands by: it may not start, or end while it loads."""
         try:
-            self._spare = await self._start(spare=True)
+            spare = await self._start(spare=True)
         except (OSError, SetUpFailed) as error:
             log.warning("no spare %s: %s", self.name, error)
+            return False
+        self._spares.append(spare)
+        loading = asyncio.ensure_future(spare.standing_by.wait())
+        ended = asyncio.ensure_future(spare.process.wait())
+        try:
+            await asyncio.wait([loading, ended], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            loading.cancel()
+            ended.cancel()
+        return spare.standing_by.is_set()
 
-    async def _spare_is_ready(self) -> None:
+    async def _load_anew(self) -> None:
+        """Spares of the old code go; returns when one of the code that is there now stands by, or could not in time."""
         if self._preparing is not None:
-            await asyncio.wait([self._preparing])
-        if self._spare is not None:
-            await self._spare.standing_by.wait()
+            self._preparing.cancel()
+        await self._discard_spares()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(READY_WITHIN_S):
+                await self._prepare_spare()
 
-    async def _discard_spare(self) -> None:
-        spare, self._spare = self._spare, None
-        if spare is not None:
+    async def _discard_spares(self) -> None:
+        spares, self._spares = self._spares, []
+        for spare in spares:
             await spare.discard()
 
     async def _next(self) -> _Child:
-        """The spare, even if it is still loading; else a new process."""
+        """A spare, even if it is still loading; else a new process."""
         if self._preparing is not None:
             self._preparing.cancel()
-        spare, self._spare = self._spare, None
-        if spare is not None and spare.process.returncode is None:
-            if spare.standing_by.is_set():
-                self._patience_s = TAKES_OVER_WITHIN_S
-            return spare
-        if spare is not None:
-            await spare.discard()
-        return await self._start(spare=False)
+        alive = [spare for spare in self._spares if spare.process.returncode is None]
+        for dead in [spare for spare in self._spares if spare not in alive]:
+            await dead.discard()
+        self._spares = sorted(alive, key=lambda spare: not spare.standing_by.is_set())
+        if not self._spares:
+            return await self._start(spare=False)
+        spare = self._spares.pop(0)
+        if spare.standing_by.is_set():
+            self._patience_s = TAKES_OVER_WITHIN_S
+        return spare
 
     async def _start(self, *, spare: bool) -> _Child:
         self._started += 1
@@ -258,7 +275,7 @@ class Kept:
         except asyncio.CancelledError:
             if self._preparing is not None:
                 self._preparing.cancel()
-            await asyncio.shield(self._discard_spare())
+            await asyncio.shield(self._discard_spares())
             await asyncio.shield(end_child(process))
             raise
         finally:
@@ -288,7 +305,8 @@ class Kept:
         if self.ready and not was_ready:
             self._ready_at = asyncio.get_running_loop().time()
             self._notice(Notice(self.name, "ready"))
-            self._prepare(SPARE_AFTER_S)
+            if self._spares_kept:
+                self._prepare(SPARE_AFTER_S)
         if not self._asked_to_end:
             self._patience_s = SILENT_FOR_S if self.ready else max(self._patience_s, _asked_for(message))
         if news:

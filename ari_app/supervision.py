@@ -32,6 +32,8 @@ CHILDREN = {
     "controller": (sys.executable, "-m", "ari_app"),
 }
 """What is kept running beside Asterisk."""
+SPARES = {"controller": 2}
+"""Loaded and waiting: a second one for a controller that dies just after it took over."""
 
 ASTERISK_ASKED_EVERY_S = 2.0
 ASTERISK_SILENT_FOR_S = 15.0
@@ -127,7 +129,7 @@ def _file(settings: Settings) -> Path:
 async def supervise(instance: Instance, notice: Tell = lambda _: None) -> None:
     """Runs the three processes until SIGINT, SIGTERM, cancellation, or until drained; ends them all then.
 
-    A process that dies or falls silent is started again, the first time at once, then after pauses that grow while it
+    A process that dies or falls silent is started again, twice at once, then after pauses that grow while it
     keeps dying. Raises SetUpFailed if Asterisk does not come up the first time, or if the instance runs already.
     """
     with Post(instance.settings) as post:
@@ -157,7 +159,7 @@ class _Supervisor:
                 settings.run_dir,
                 self._notice,
                 self._show,
-                spare=name == "controller",
+                spares=SPARES.get(name, 0),
             )
             for name, command in CHILDREN.items()
         }

@@ -302,3 +302,16 @@ async def test_an_offer_that_was_lost_with_the_link_is_not_held_against_its_agen
     caller.hang_up()
     assert (await hotline.ending()).outcome == "handled"
     await hotline.nothing_is_left()
+
+
+async def test_an_announcer_that_is_just_leaving_the_bridge_keeps_nobody_from_hearing_the_next_words(hotline):
+    agent = await hotline.agent_signs_in("601")
+    caller, offer = await reach(hotline, State.TALKING, agent)
+    hotline.asterisk.refuses_next("POST", r"^bridges/[^/]+/play", 500, "Allocation failed")
+    await offer.keys("*5")
+    await caller.hears("disclaimer")
+    await offer.keys("*6")
+    await caller.hears("closing")
+    caller.hang_up()
+    assert (await hotline.ending()).outcome == "handled"
+    await hotline.nothing_is_left()

@@ -33,6 +33,8 @@ CUT_OFF = ("broken", "fallback", "lost")
 """Outcomes of calls that did not come to their end in the SOP."""
 ARRIVES_WITHIN_S = 2.0
 """From a phone's INVITE to the second that Asterisk names the call after."""
+COARSE_S = 0.05
+"""So far behind may be the clock that Asterisk takes that second from, time(2): it moves with the kernel's ticks."""
 CROSSES_S = 1.0
 """Two ends of a call may see it end so far apart."""
 
@@ -78,7 +80,7 @@ class Evidence:
         nameless.sort()
         for tape in missing:
             for began, call_id in nameless:
-                if int(tape.began_at) <= began <= tape.began_at + ARRIVES_WITHIN_S:
+                if int(tape.began_at - COARSE_S) <= began <= tape.began_at + ARRIVES_WITHIN_S:
                     found[tape.n] = call_id
                     nameless.remove((began, call_id))
                     break

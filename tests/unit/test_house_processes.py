@@ -44,13 +44,13 @@ def short_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 class Keeping:
     """A child that is kept, and what became of it, with the time of each notice."""
 
-    def __init__(self, folder: Path, program: str, *, spare: bool = False) -> None:
+    def __init__(self, folder: Path, program: str, *, spares: int = 0) -> None:
         for part in ("log", "run"):
             (folder / part).mkdir(exist_ok=True)
         self.folder = folder
         self.notices: list[tuple[float, Notice]] = []
         self._news = asyncio.Event()
-        self.kept = Kept("child", (sys.executable, "-c", program), {}, folder, self._told, spare=spare)
+        self.kept = Kept("child", (sys.executable, "-c", program), {}, folder, self._told, spares=spares)
         self.task = asyncio.create_task(self.kept.run())
 
     def _told(self, notice: Notice) -> None:
@@ -81,8 +81,8 @@ class Keeping:
 
 
 @asynccontextmanager
-async def keeping(folder: Path, program: str, *, spare: bool = False) -> AsyncIterator[Keeping]:
-    one = Keeping(folder, program, spare=spare)
+async def keeping(folder: Path, program: str, *, spares: int = 0) -> AsyncIterator[Keeping]:
+    one = Keeping(folder, program, spares=spares)
     try:
         yield one
     finally:
@@ -242,7 +242,7 @@ async def loaded(one: Keeping, times: int) -> None:
 
 
 async def test_a_spare_has_loaded_and_takes_over_at_once(tmp_path: Path) -> None:
-    async with keeping(tmp_path, LOADS, spare=True) as one:
+    async with keeping(tmp_path, LOADS, spares=1) as one:
         for nth in range(1, 4):
             await one.until("ready", nth)
             await loaded(one, nth + 1)
@@ -254,7 +254,7 @@ async def test_a_spare_has_loaded_and_takes_over_at_once(tmp_path: Path) -> None
 
 
 async def test_a_spare_that_has_died_or_is_not_there_yet_costs_the_loading_and_no_more(tmp_path: Path) -> None:
-    async with keeping(tmp_path, LOADS, spare=True) as one:
+    async with keeping(tmp_path, LOADS, spares=1) as one:
         await one.until("ready")
         await loaded(one, 2)
         [spare] = [pid for pid in children_of(os.getpid()) if pid != one.pid]
@@ -265,8 +265,24 @@ async def test_a_spare_that_has_died_or_is_not_there_yet_costs_the_loading_and_n
         await one.until("ready", 3)
 
 
+async def test_with_two_spares_a_second_death_just_after_the_first_costs_no_loading_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "RESTART_AFTER_S", (0.0, 0.0, 60.0))
+    async with keeping(tmp_path, LOADS, spares=2) as one:
+        await one.until("ready")
+        await loaded(one, 3)
+        for nth in (1, 2):
+            os.kill(one.pid, signal.SIGKILL)
+            ended, _ = await one.until("ended", nth)
+            ready, _ = await one.until("ready", nth + 1)
+            assert ready - ended < 0.3, "less than it takes to load"
+        await loaded(one, 5)
+        assert len(children_of(os.getpid())) == 3
+
+
 async def test_a_restart_loads_the_new_code_before_the_old_one_ends(tmp_path: Path) -> None:
-    async with keeping(tmp_path, LOADS, spare=True) as one:
+    async with keeping(tmp_path, LOADS, spares=1) as one:
         await one.until("ready")
         await loaded(one, 2)
         await one.kept.restart()
@@ -277,7 +293,7 @@ async def test_a_restart_loads_the_new_code_before_the_old_one_ends(tmp_path: Pa
 
 
 async def test_the_spare_ends_with_whoever_keeps_it(tmp_path: Path) -> None:
-    async with keeping(tmp_path, LOADS, spare=True) as one:
+    async with keeping(tmp_path, LOADS, spares=1) as one:
         await one.until("ready")
         await loaded(one, 2)
         kept = children_of(os.getpid())
