@@ -811,6 +811,7 @@ class Call:
         client = self.hotline.client
         await self._hush()
         await self._stop_music()
+        await self._end_silence()
         await self._stop_whisper()
         bridge = talk_bridge(self.id, offer.n)
         if self.bridge != bridge:
@@ -1049,7 +1050,11 @@ class Call:
         speech, self.speech = self.speech, None
         if speech is not None:
             self._clear("speech")
-            await self._stop_playback(speech)
+            self._heard_prompts(speech, whole=False)
+            self._unsure = speech.playback  # until Asterisk has heard of it: the link may break in this moment
+        if self._unsure is not None:
+            await self._stop(self._unsure)
+            self._unsure = None
 
     async def _keep_silence(self) -> None:
         """Sends silence until something is played: a caller who keys digits sends no sound, and the recording's clock
@@ -1057,6 +1062,11 @@ class Call:
         """
         with self._gone_is_hung_up():
             await self.hotline.client.channels.startSilence(channelId=self.id)
+
+    async def _end_silence(self) -> None:
+        """Nothing of a bridge is heard as long as it lasts. A prompt ends it as well, but only one that was begun."""
+        with self._gone_is_hung_up():
+            await self.hotline.client.channels.stopSilence(channelId=self.id)
 
     async def _stop_whisper(self) -> None:
         speech, self.whispered = self.whispered, None

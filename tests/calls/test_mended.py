@@ -315,3 +315,44 @@ async def test_an_announcer_that_is_just_leaving_the_bridge_keeps_nobody_from_he
     caller.hang_up()
     assert (await hotline.ending()).outcome == "handled"
     await hotline.nothing_is_left()
+
+
+# ---------------------------------------------------------------- 10. what a link that breaks leaves playing
+
+
+async def test_a_link_that_breaks_as_a_prompt_is_stopped_leaves_nobody_in_silence(hotline):
+    agent = await hotline.agent_signs_in("601")
+    caller = await hotline.rings(from_=STRANGER)
+    await caller.answered()
+    await asyncio.sleep(1.0)  # the notice is being read out
+    hotline.asterisk.delays_next("DELETE", r"^playbacks/", 60)  # never heard of: the link breaks before
+    keying = asyncio.create_task(caller.keys("0"))
+    await soon(lambda: asked(hotline, "DELETE", only_call(hotline).id + "~play-0-0"))
+    hotline.asterisk.drop_link()
+    await asyncio.sleep(0.3)
+    hotline.asterisk.restore_link()
+    await keying
+    offer = await agent.rings()
+    await offer.picks_up()
+    await caller.hears("opening-agent-601")
+    await offer.keys("*6")
+    await caller.hears("closing")
+    caller.hang_up()
+    assert "opening" not in [heard.prompt for heard in await caller.transcript()], "it was stopped all the same"
+    assert (await hotline.ending()).outcome == "handled"
+    await hotline.nothing_is_left()
+
+
+async def test_silence_that_no_prompt_has_ended_is_ended_before_the_talk(hotline):
+    agent = await hotline.agent_signs_in("601")
+    caller, offer = await reach(hotline, State.OFFERING, agent)
+    call = only_call(hotline)
+    await hotline.house.client.channels.startSilence(channelId=call.id)  # done when what is being played has ended
+    await call._hush()
+    await offer.picks_up()
+    await caller.hears("opening-agent-601")
+    await offer.keys("*6")
+    await caller.hears("closing")
+    caller.hang_up()
+    await hotline.ending()
+    await hotline.nothing_is_left()

@@ -768,6 +768,36 @@ async def test_music_goes_on_in_a_bridge_and_drowns_what_is_said_there(line: Lin
     ]
 
 
+async def test_silence_goes_on_in_a_bridge_and_drowns_what_is_said_there(line: Line) -> None:
+    caller, id = await line.is_through()
+    await line.client.channels.startSilence(channelId=id)
+    await line.client.bridges.create(type="mixing,dtmf_events", bridgeId=f"{id}~bridge", name="talk")
+    call, offer = await line.picked_up(id, await line.agent())
+    await line.client.bridges.addChannel(bridgeId=f"{id}~bridge", channel=[id, offer])
+    await asyncio.sleep(0.3)
+    await call.says(AUDIO / f"{HELLO}.alaw")
+    await line.client.channels.stopSilence(channelId=id)
+    await line.client.channels.stopSilence(channelId=id)
+    await asyncio.sleep(0.3)
+    await call.says(AUDIO / f"{READY}.alaw")
+    await caller.hears(READY)
+    assert [heard.prompt for heard in await caller.transcript([HELLO, READY])] == [READY]
+
+
+async def test_a_prompt_ends_the_silence_for_good(line: Line) -> None:
+    caller, id = await line.is_through()
+    await line.client.channels.startSilence(channelId=id)
+    play = await line.play(id, HELLO)
+    await caller.hears(HELLO)
+    await line.until("PlaybackFinished", play)
+    await line.client.bridges.create(type="mixing,dtmf_events", bridgeId=f"{id}~bridge", name="talk")
+    call, offer = await line.picked_up(id, await line.agent())
+    await line.client.bridges.addChannel(bridgeId=f"{id}~bridge", channel=[id, offer])
+    await asyncio.sleep(0.3)
+    await call.says(AUDIO / f"{READY}.alaw")
+    await caller.hears(READY)
+
+
 async def test_music_that_is_started_twice_goes_on(line: Line) -> None:
     caller, id = await line.is_through()
     await line.client.channels.startMoh(channelId=id, mohClass="sanling")

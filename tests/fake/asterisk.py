@@ -523,7 +523,8 @@ class FakeAsterisk(Exchange):
 
                 channel.command(lambda: _soon(leave))
             case (("POST" | "DELETE"), ["silence"]):
-                channel.command(lambda: _soon(lambda: None))
+                silence = method == "POST"
+                channel.command(lambda: _soon(lambda: channel.listens_to_silence(silence)))
             case (("POST" | "DELETE"), ["mute" | "hold" | "dtmf" as other]):
                 raise NotModelled(f"{method} channels/…/{other}")
             case _:

@@ -149,6 +149,7 @@ class Channel:
         self.hangup = asyncio.Event()
         self._exchange = exchange
         self._music: Sound | None = None
+        self._silenced = False
         self._ringback: Sound | None = None
 
     def told(self) -> dict[str, Any]:
@@ -200,15 +201,21 @@ class Channel:
 
     def listens_to_music(self, on: bool) -> None:
         """Music is heard over everything a bridge brings, until it is stopped or a playback ends it for good."""
+        self._silenced = False
         if on and self._music is None:
             self._music = self.ear.begin(MUSIC)
         elif not on and self._music is not None:
             self.ear.end(self._music)
             self._music = None
 
+    def listens_to_silence(self, on: bool) -> None:
+        """As with music: nothing that a bridge brings is heard."""
+        self.listens_to_music(False)
+        self._silenced = on
+
     @property
     def hears_the_bridge(self) -> bool:
-        return self._music is None
+        return self._music is None and not self._silenced
 
     def rings_back(self, on: bool) -> None:
         if on and self._ringback is None:
@@ -388,7 +395,8 @@ class Exchange:
         channel.command(lambda: self._play_out(channel, playback))
 
     async def _play_out(self, channel: Channel, playback: Playback) -> None:
-        channel.listens_to_music(False)
+        if not playback.stop_asked.is_set():
+            channel.listens_to_music(False)
         if channel.state == "Ring" and channel.phone and not channel.hung_up:
             channel.rings_back(False)
             channel.phone.progressed()
