@@ -243,6 +243,27 @@ async def test_keys_of_both_sides_come_through_a_bridge_with_dtmf_events(line: L
     assert [event["digit"] for event in line.told("ChannelDtmfReceived", offer)] == ["*", "5"]
 
 
+async def test_keys_that_are_absorbed_are_told_and_go_to_nobody_else_in_the_bridge(line: Line) -> None:
+    caller, agent, id, offer, bridge = await line.talks()
+    await asyncio.sleep(0.3)
+    await agent.keys("12")
+    await line.until("ChannelDtmfReceived", offer, times=2)
+    await asyncio.sleep(0.3)
+    assert caller.digits == "12"
+    for channel in (offer, id):
+        await line.client.bridges.removeChannel(bridgeId=bridge, channel=[channel])
+        await line.client.bridges.addChannel(bridgeId=bridge, channel=[channel], absorbDTMF=True)
+    await asyncio.sleep(0.3)
+    await agent.keys("*5")
+    await caller.keys("7")
+    await line.until("ChannelDtmfReceived", offer, times=4)
+    await line.until("ChannelDtmfReceived", id)
+    await asyncio.sleep(0.3)
+    assert (caller.digits, agent.digits) == ("12", "")
+    await agent.says(AUDIO / f"{READY}.alaw")
+    await caller.hears(READY)
+
+
 # Hanging up
 
 

@@ -604,6 +604,7 @@ class FakeAsterisk(Exchange):
                     if not channel.in_stasis:
                         raise Refusal(422, "Channel not in Stasis application")
                 for channel in channels:
+                    channel.absorbs_digits = query.get("absorbDTMF") == "true"
                     await channel.ask(functools.partial(self._move, which, bridge, channel))
                 return _NOTHING
             case "POST", ["play", *name]:

@@ -142,6 +142,8 @@ class Channel:
         self.tech_cause: int | None = None
         self.bridge: Bridge | None = None
         self.ear = Ear()
+        self.absorbs_digits = False
+        """Keys that are pressed here go to nobody else in the bridge."""
         self.digits: asyncio.Queue[str] = asyncio.Queue()
         """What the dialplan reads with Read()."""
         self._commands: deque[Command] = deque()
@@ -383,7 +385,7 @@ class Exchange:
         bridge = channel.bridge
         if bridge is None or not bridge.loses_digits:
             self.channel_event("ChannelDtmfReceived", channel, digit=digit, duration_ms=duration_ms)
-        for other in bridge.members if bridge else []:
+        for other in bridge.members if bridge and not channel.absorbs_digits else []:
             if other is not channel:
                 other.ear.digits += digit
                 other.ear.stir()

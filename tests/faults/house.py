@@ -27,9 +27,9 @@ from ari_app.staff import Access
 READY_WITHIN_S = 60.0
 SHORT_CALLS: dict[str, Any] = {
     "answering": {"after_rings": 1},
-    "keypad": {"first_digit_s": 2.0, "between_digits_s": 1.5},
+    "keypad": {"first_digit_s": 1.5, "between_digits_s": 1.0},
     "queue": {"announce_every_s": 12.0, "offer_timeout_s": 3.0, "wrap_up_s": 1.0},
-    "ending": {"leave_within_s": 2.0, "call_ceiling_s": 120.0, "warn_before_ceiling_s": 20.0},
+    "ending": {"leave_within_s": 1.0, "call_ceiling_s": 120.0, "warn_before_ceiling_s": 20.0},
 }
 """Nothing in these makes a caller wait in silence for as long as the law allows."""
 
