@@ -820,8 +820,8 @@ class Call:
                 await client.bridges.create(bridgeId=bridge, type="mixing,dtmf_events", name=bridge)
             self.bridge = bridge
         try:
-            # Keys are for us: passed on, the end of a last key may be lost with the agent, and the caller's leg, which
-            # goes on sending that key, sends nothing else any more.
+            # An agent's keys are for us: passed on, the end of a last key may be lost with the agent, and the caller's
+            # leg, which goes on sending that key, sends nothing else any more.
             await client.bridges.addChannel(bridgeId=bridge, channel=[offer.channel], absorbDTMF=True)
         except (NotFound, Conflict, Invalid) as error:  # hung up in this moment: the caller waits on, and never knew
             log.info("call %s: agent %s was gone at the join: %s", self.id, offer.agent, error)
@@ -829,7 +829,7 @@ class Call:
             self.inbox.put(Heard.AGENT_LOST)
             return
         with self._gone_is_hung_up():
-            await client.bridges.addChannel(bridgeId=bridge, channel=[self.id], absorbDTMF=True)
+            await client.bridges.addChannel(bridgeId=bridge, channel=[self.id])
         await asyncio.sleep(SETTLES_S)
         await self.joined(offer, self.hotline.clock())
 
