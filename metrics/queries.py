@@ -279,6 +279,22 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 "待回电 Callbacks left", "Callers who left a number.",
                 "stat", "short", (_total("sanling_callbacks_left_total", ""),),
             ),
+            Panel(
+                "回电结果 Callbacks by result", "What became of callbacks that are over.",
+                "bars", "short", (_increase("sanling_callbacks_ended_total", "result"),),
+            ),
+            Panel(
+                "外呼 Calls placed", "Callbacks and agents' calls to a case's people, by purpose and outcome.",
+                "bars", "short", (_increase("sanling_calls_placed_total", "purpose, outcome"),),
+            ),
+            Panel(
+                "外呼用时 Time of calls placed", "Seconds of ringing and of talk.",
+                "bars", "s",
+                (
+                    _increase("sanling_calls_placed_ringing_seconds_total", "purpose"),
+                    _increase("sanling_calls_placed_talk_seconds_total", "purpose"),
+                ),
+            ),
         ),
     ),
     (

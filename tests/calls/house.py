@@ -49,6 +49,8 @@ class Script:
 
     settings: Settings
     access: dict[str, Access]
+    since = 0.0
+    """Unix seconds at which this script began."""
 
     async def ask(self, question: Callable[[Session], T]) -> T:
         raise NotImplementedError

@@ -27,7 +27,7 @@ from zlib import crc32
 
 from sqlalchemy.orm import Session
 
-from ari_app import store
+from ari_app import callbacks, store
 from ari_app.flow.duty import ON_A_CALL
 from ari_app.instance import Instance, environment_of
 from ari_app.settings import Settings, load
@@ -110,6 +110,17 @@ class Running:
         self.stop()
         raise RuntimeError(f"the hotline did not come up:\n{self.log.read_text(errors='replace')[-3000:]}")
 
+    def sanling(self, *command: str) -> str:
+        """What a command of the command line printed about this hotline, whether it did it or not."""
+        return subprocess.run(
+            [Path(sys.executable).with_name("sanling"), *command],
+            env={**os.environ, **environment_of(self.settings)},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        ).stdout
+
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
@@ -130,6 +141,7 @@ class RealHouse(Script):
         self._callers_at, self._agents_at = f"{address}.2", f"{address}.3"
 
     async def __aenter__(self) -> Self:
+        self.since = time.time()
         self._stack = AsyncExitStack()
         self.phones = await self._stack.enter_async_context(Phones(self._callers_at, ear=self.running.ear))
         self._agents: dict[str, Any] = {}
@@ -138,6 +150,7 @@ class RealHouse(Script):
     async def __aexit__(self, *error: object) -> None:
         try:
             await self._everybody_leaves()
+            await self._nobody_is_called_back()
         finally:
             await self._stack.aclose()
 
@@ -156,6 +169,11 @@ class RealHouse(Script):
                     await phone.register()
                 leaving = await phone.dials(f"*12{self.access[there].pin}")
                 await leaving.ended()
+
+    async def _nobody_is_called_back(self) -> None:
+        """Else the agents of the next script are rung for it."""
+        for wish in await self.ask(callbacks.read):
+            await asyncio.to_thread(self.running.sanling, "callbacks", "cancel", wish.id)
 
     async def ask(self, question: Callable[[Session], T]) -> T:
         def read() -> T:

@@ -83,7 +83,6 @@ async def began(hotline: Any, what: str, n: int) -> None:
 
 
 async def test_tones_of_all_three_in_every_mode_and_nothing_of_a_listener(hotline):
-    hotline.since = time.time()
     agent_phone = await hotline.agent_signs_in("601")
     caller, agent = await reach(hotline, State.TALKING, agent_phone, from_=PARTY)
     leader_phone = await hotline.agent_signs_in("612")
