@@ -150,7 +150,7 @@ class RealHouse(Script):
     async def __aexit__(self, *error: object) -> None:
         try:
             await self._everybody_leaves()
-            await self._nobody_is_called_back()
+            await self.nobody_is_called_back()
         finally:
             await self._stack.aclose()
 
@@ -170,7 +170,7 @@ class RealHouse(Script):
                 leaving = await phone.dials(f"*12{self.access[there].pin}")
                 await leaving.ended()
 
-    async def _nobody_is_called_back(self) -> None:
+    async def nobody_is_called_back(self) -> None:
         """Else the agents of the next script are rung for it."""
         for wish in await self.ask(callbacks.read):
             await asyncio.to_thread(self.running.sanling, "callbacks", "cancel", wish.id)

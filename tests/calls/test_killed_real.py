@@ -90,6 +90,7 @@ async def test_one_kill_and_callers_in_every_kind_of_state(hotline):
     await waiting.hears("opening-agent-601", partly=True)
     heard = [one.prompt for call in (talking, offered, waiting) for one in await call.transcript()]
     assert "interrupted" not in heard
+    await hotline.nobody_is_called_back()  # whoever heard the fallback would be, by the agents who are free now
     for call in (offered, waiting):
         call.hang_up()
     await talking.ended()
@@ -122,6 +123,7 @@ async def test_asterisk_is_killed_and_whoever_was_cut_off_is_called_back_first(h
     waiting, _ = await reach(hotline, State.WAITING, from_="15400009012")
     await asyncio.sleep(1)
     os.kill(asterisk_of(hotline), signal.SIGKILL)
+    calling_back = asyncio.create_task(agent.rings(60))
     lost = {"15400009011", "15400009012"}
 
     def closed(session: Any) -> tuple[set[str | None], set[str], set[str]]:
@@ -142,7 +144,12 @@ async def test_asterisk_is_killed_and_whoever_was_cut_off_is_called_back_first(h
     assert (ended, asked, stored) == (lost, lost, lost)
     for call in (talking, talk, waiting):
         call.hang_up()
-    await hotline.duty_becomes("603", "idle", within_s=20)
+    calls_back = await calling_back
+    assert "回电" in calls_back.display
+    calls_back.refuses(486)
+    await hotline.nobody_is_called_back()
+    await (await agent.dials("*14")).ended()
+    await hotline.duty_becomes("603", "idle")
     await hotline.nothing_is_left()
     newcomer, again = await reach(hotline, State.TALKING, agent, from_="15400009013")
     newcomer.hang_up()

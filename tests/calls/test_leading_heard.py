@@ -27,7 +27,9 @@ TONES = {"agent": 440.0, "caller": 700.0, "leader": 1130.0}
 FRAME_S = 0.01
 HEARD_DB, SILENT_DB = -30.0, -55.0
 """Re full scale; the tones are sent at -14."""
-BASELINE_S, MODE_S, AROUND_S = 4.0, 4.0, 0.6
+BASELINE_S, MODE_S, AROUND_S = 4.0, 6.0, 0.6
+MEASURED_S = 2.0
+"""The last of a mode: at first its name is said to the leader."""
 
 
 @pytest.fixture
@@ -106,23 +108,26 @@ async def test_tones_of_all_three_in_every_mode_and_nothing_of_a_listener(hotlin
     ends = {"listen0": "whisper1", "whisper1": "join2", "join2": "listen3"}
     levels = {
         mode: {
-            (who, whom): level_db(
-                between(call, begin + 1.2, (moments.began[ends[mode]] if mode in ends else moments.gone) - 0.3), hertz
-            )
+            (who, whom): level_db(between(call, until - MEASURED_S, until), hertz)
             for who, hertz in TONES.items()
             for whom, call in (("agent", agent), ("caller", caller), ("leader", leader))
             if who != whom
         }
-        for mode, begin in moments.began.items()
+        for mode in moments.began
+        for until in [(moments.began[ends[mode]] if mode in ends else moments.gone) - 0.3]
     }
     always = {("agent", "caller"), ("caller", "agent"), ("agent", "leader"), ("caller", "leader")}
     expected = {
         "listen0": always, "listen3": always, "whisper1": always | {("leader", "agent")},
         "join2": always | {("leader", "agent"), ("leader", "caller")},
     }  # fmt: skip
-    for mode, pairs in expected.items():
-        for pair, level in levels[mode].items():
-            assert level > HEARD_DB if pair in pairs else level < SILENT_DB, (mode, pair, level)
+    wrong = {
+        (mode, *pair): round(level)
+        for mode, pairs in expected.items()
+        for pair, level in levels[mode].items()
+        if not (level > HEARD_DB if pair in pairs else level < SILENT_DB)
+    }
+    assert not wrong, (wrong, levels)
     worst = {}
     silently = {"caller": ("listen0", "whisper1", "gone"), "agent": ("listen0", "gone")}
     for whom, call, whose in (("caller", caller, "agent"), ("agent", agent, "caller")):
@@ -155,8 +160,8 @@ async def recorded_whole(hotline: Any, call_id: str, moments: Moments, caller: A
     begin = caller.heard.t0
 
     def at(what: str, side: np.ndarray, hertz: float) -> float:
-        since = moments.began[what] - begin + 1.5
-        return level_db(side[int(since * RATE) : int((since + MODE_S - 2.0) * RATE)], hertz)
+        until = moments.began[what] - begin + MODE_S - 0.3
+        return level_db(side[int((until - MEASURED_S) * RATE) : int(until * RATE)], hertz)
 
     for what in moments.began:
         assert at(what, said, TONES["caller"]) > HEARD_DB

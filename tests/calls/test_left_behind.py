@@ -128,6 +128,8 @@ async def test_every_panel_of_the_dashboard_has_data_after_a_call(hotline):
         await offer.keys("*5")
         await caller.hears("disclaimer")
         await offer.keys("*6")
+        await caller.hears("ask-rating")
+        await caller.keys("5")
         await caller.ended()
         await stored(hotline)
         await hotline.duty_becomes("609", "idle", within_s=15)

@@ -90,6 +90,7 @@ async def test_lawyer_calling_from_the_office_keys_the_registered_mobile(hotline
     assert (await hotline.identity()).verified
 
 
+@pytest.mark.real_for("shan")
 @pytest.mark.parametrize("name", ["79", "29", "39"], ids=["shan", "chan", "dan"])
 async def test_every_reading_of_a_polyphone_is_accepted(hotline, name):
     caller = await hotline.rings(from_="15400002003")  # 单文博: W B after 单's three readings
@@ -111,6 +112,7 @@ WRONG_LAWYER = {
 }  # fmt: skip
 
 
+@pytest.mark.real_for("case")
 @pytest.mark.parametrize("wrong", WRONG_PARTY)
 async def test_party_with_a_wrong_element_three_times_hears_nothing_of_the_case_and_reaches_an_agent_as_unverified(
     hotline, wrong
@@ -118,6 +120,7 @@ async def test_party_with_a_wrong_element_three_times_hears_nothing_of_the_case_
     await unverified(hotline, PARTY, "2", WRONG_PARTY[wrong], wrong, "当事人")
 
 
+@pytest.mark.real_for("licence")
 @pytest.mark.parametrize("wrong", WRONG_LAWYER)
 async def test_lawyer_with_a_wrong_element_three_times_hears_nothing_of_the_case_and_reaches_an_agent_as_unverified(
     hotline, wrong
@@ -162,6 +165,7 @@ async def unverified(hotline, number, role, keys, wrong, said):
 QUESTIONED = [state for state in KEYS if state in QUESTIONS]
 
 
+@pytest.mark.real_for("GREETING", "PARTY_NAME", "ASKING_NEED")
 @pytest.mark.parametrize("state", [State.GREETING, *QUESTIONED], ids=lambda state: state.name)
 async def test_zero_is_a_person_at_every_question(hotline, state):
     agent = await hotline.agent_signs_in("604")
@@ -189,6 +193,7 @@ async def test_zero_after_the_closing_is_a_person_again(hotline, state):
     assert (await hotline.ending()).outcome == "handled"
 
 
+@pytest.mark.real_for("LAWYER_FIRM", "ASKING_ROLE")
 @pytest.mark.parametrize("state", QUESTIONED, ids=lambda state: state.name)
 async def test_silence_is_asked_three_times_and_then_the_call_goes_on(hotline, state):
     caller, _ = await reach(hotline, state)
@@ -204,6 +209,7 @@ async def test_silence_is_asked_three_times_and_then_the_call_goes_on(hotline, s
     await hotline.ending()
 
 
+@pytest.mark.real_for("PARTY_CASE", "LAWYER_MOBILE")
 @pytest.mark.parametrize("state", [s for s in ENTRIES if s in KEYS], ids=lambda state: state.name)
 async def test_an_impossible_entry_is_refused_and_a_star_starts_over(hotline, state):
     caller, _ = await reach(hotline, state)
@@ -229,6 +235,7 @@ async def test_typing_over_a_prompt_stops_it(hotline):
     await hotline.ending()
 
 
+@pytest.mark.real_for("RINGING", "GREETING", "WAITING", "OFFERING", "WHISPERING", "TALKING", "RATING", "CLOSING")
 @pytest.mark.parametrize(
     "state",
     [State.RINGING, *KEYS, *WITH_AGENT],
