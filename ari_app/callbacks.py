@@ -126,7 +126,7 @@ class Callbacks:
                 self.was_missed(wish, "broken")
 
     def go(self, place: Callable[[models.OutboundCall], None]) -> None:
-        """From now on calls are placed, by `place`."""
+        """From now on calls are placed, by `place`; before that, whoever is to be called waits and expires."""
         self.place = place
         self.look()
 

@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ari_app import opening, store
+from ari_app import callbacks, opening, store
 from ari_app import rules as desk_rules
 from ari_app.errors import SanlingError, StoreUnavailable
 from ari_app.instance import Instance
@@ -58,6 +58,7 @@ async def examine(settings: Settings) -> list[Finding]:
         ("local store", lambda: asyncio.to_thread(_store, FolderStore(settings.local_store, "local"))),
         ("second store", lambda: asyncio.to_thread(_store, second_store(settings))),
         ("disk", lambda: asyncio.to_thread(_disk, settings)),
+        ("callbacks", lambda: asyncio.to_thread(_callbacks, settings)),
         ("opening hours", lambda: asyncio.to_thread(_hours, settings)),
         ("clock", lambda: asyncio.to_thread(_clock, instance)),
     ]
@@ -190,6 +191,24 @@ def _store(kept: Store) -> str:
     except StoreError as error:
         raise Sick(str(error), "No recording is stored twice until this is mended; the spool keeps them.") from error
     return f"writable, {kept.root if isinstance(kept, FolderStore) else kept.where('…')}"
+
+
+def _callbacks(settings: Settings) -> str:
+    """Whether whoever is to be called back can be called."""
+    engine = store.open_engine(settings.database)
+    try:
+        with store.session(engine) as session:
+            count = len(callbacks.read(session))
+    finally:
+        engine.dispose()
+    if count and not settings.trunk.outbound:
+        raise Sick(
+            f"{count} wait, and nothing is set to call them through",
+            "Set trunk.outbound in hotline.toml, or call them yourself: sanling callbacks.",
+        )
+    return (
+        f"{count} open" if settings.trunk.outbound else "none open; trunk.outbound is not set, so none will be called"
+    )
 
 
 def _hours(settings: Settings) -> str:

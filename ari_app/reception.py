@@ -188,7 +188,7 @@ class Reception:
         if count:
             log.info("%d calls of an earlier controller are taken up", count)
         self.ready.set()
-        if not self._draining:
+        if not self._draining and self._hotline.settings.trunk.outbound:
             self._hotline.callbacks.go(self.place)
 
     async def _adopt_one(self, past: Past, inbox: Mailbox, now: Snapshot) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from ari_app.callbacks import read as open_callbacks
+from ari_app.flow.callbacks import Stage
 from ari_app.flow.sop import State
 from ari_app.store import models
 from tests.calls.house import LAWYER, PARTY, STRANGER, FakeHouse
@@ -393,7 +395,7 @@ async def test_without_a_trunk_nobody_is_rung():
         await asyncio.sleep(20)
         assert len(agent.calls) == 1
         await hotline.duty_becomes("601", "idle")
-        await came_to(hotline, "missed")
+        assert [(wish.stage, wish.attempts) for wish in await hotline.ask(open_callbacks)] == [(Stage.WAITING, 0)]
 
 
 # ---------------------------------------------------------------- an agent's call in a case

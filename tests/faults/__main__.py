@@ -19,14 +19,14 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from ari_app import store
+from ari_app import callbacks, store
 from ari_app.errors import SanlingError
 from ari_app.store.models import Agent, Call, Ending
 from tests.faults.harm import WEIGHTS, Harm, can_borrow_sockets, planned
 from tests.faults.house import House, cpu_s, machine_cpu_s
 from tests.faults.laws import HELD, LAWS, Evidence, longest_silence_s, percentiles, silence_by_fault, united
 from tests.faults.lightphone import AGENT_TONE, CALLER_TONE, Line
-from tests.faults.people import LONGEST_CALL_S, Caller, CallerPlan, Floor, Tape, plan_caller
+from tests.faults.people import LONGEST_CALL_S, CalledBack, Caller, CallerPlan, Floor, Tape, plan_caller
 
 QUIET_WITHIN_S = 90.0
 """A recording that Asterisk did not end is left alone for 15 s, looked for every 10 s, and a store retried after 16."""
@@ -60,6 +60,7 @@ class Run:
     def __init__(self, chosen: argparse.Namespace) -> None:
         self.chosen = chosen
         self.tapes: list[Tape] = []
+        self.called_back: list[Tape] = []
         self.asterisk_killed: list[float] = []
         self.house = House.temporary(chosen.agents)
         self._went = 0
@@ -75,7 +76,8 @@ class Run:
         try:
             net = house.settings.address.rpartition(".")[0]
             server = (house.settings.address, house.settings.sip_port)
-            self.callers = Line(f"{net}.2", server, voice=CALLER_TONE, far_period=8)
+            called = CalledBack(chosen.seed, self.called_back)
+            self.callers = Line(f"{net}.2", server, voice=CALLER_TONE, far_period=8, on_invite=called.rung)
             self.agents = Line(f"{net}.3", server, voice=AGENT_TONE, far_period=16, on_invite=self._rung)
             self.floor = Floor(chosen.seed, house.access, self.agents)
             async with self.callers, self.agents:
@@ -183,16 +185,18 @@ class Run:
         if spool := self._spool():
             return f"{len(spool)} files in the spool, such as {spool[0]}"
         try:
-            open_calls, held = await self.house.ask(
+            open_calls, held, wishes = await self.house.ask(
                 lambda s: (
                     s.scalar(select(func.count()).select_from(Call).outerjoin(Ending, Ending.call_id == Call.id)
                              .where(Ending.call_id.is_(None))),
                     s.scalar(select(func.count()).select_from(Agent).where(Agent.state.in_((*HELD, "wrap_up")))),
+                    len(callbacks.read(s)),
                 )
             )  # fmt: skip
         except SanlingError:
             return "the database"
-        return f"{open_calls} open calls and {held} agents" if open_calls or held else ""
+        moving = {"open calls": open_calls, "agents": held, "callbacks": wishes}
+        return " and ".join(f"{count} {what}" for what, count in moving.items() if count)
 
     def _left_in_asterisk(self) -> tuple[list[str], list[str]]:
         try:
@@ -216,6 +220,7 @@ class Run:
         channels, bridges = self._left_in_asterisk()
         return {
             "tapes": self.tapes,
+            "called_back": self.called_back,
             "rings": self.floor.rings,
             "at_once": [(at, phone.number, one, other)
                         for phone in self.floor.phones.values() for at, one, other in phone.at_once],
@@ -240,6 +245,7 @@ class Run:
         seconds = time.time() - began
         return {
             "calls": len(self.tapes),
+            "called_back": len(self.called_back),
             "faults": dict(sorted(Counter(strike.kind for strike in strikes).items())),
             "laws": {name: len(wrong) for name, wrong in violations.items()},
             "control_back_s": percentiles(s.back_s for s in strikes if s.back_s is not None),

@@ -34,20 +34,33 @@ SHORT_CALLS: dict[str, Any] = {
 """Nothing in these makes a caller wait in silence for as long as the law allows."""
 
 
+RULES = """
+[callbacks]
+allowed = ["00:00", "23:59"]
+attempts = 1
+ring_s = 10.0
+[survey]
+answer_within_s = 2.0
+reason_begins_within_s = 2.0
+"""
+"""Callbacks at whatever hour the harness runs, once: a second attempt would come after a minute at the earliest. And the
+survey, like all else, waits in silence for less than the law allows."""
+
+
 def faults_network() -> str:
     """Three bytes of loopback addresses of this process's own; other tests use 127.64 to 127.191."""
     return f"127.{192 + os.getpid() % 32}.{os.getpid() // 32 % 256}"
 
 
 def settings_for(net: str, folder: Path, **changed: Any) -> Settings:
-    """A hotline at `net`.1 whose trunk is `net`.2."""
+    """A hotline at `net`.1 whose trunk, both ways, is `net`.2."""
     return load(
         Path(os.devnull),
         {},
         instance="faults",
         address=f"{net}.1",
         var_dir=str(folder),
-        trunk={"addresses": [f"{net}.2"]},
+        trunk={"addresses": [f"{net}.2"], "outbound": f"{net}.2:5060"},
         **{**SHORT_CALLS, **changed},
     )
 
@@ -104,6 +117,9 @@ class House:
         self.settings = settings
         self.instance = Instance(settings)
         self.log = settings.run_dir / "run.out"
+        self._desk = settings.run_dir.parent / "desk.toml"
+        self._desk.parent.mkdir(parents=True, exist_ok=True)
+        self._desk.write_text(RULES)
         self._found(agents)
         with (settings.run_dir / "agents.csv").open(encoding="utf-8") as file:
             self.access = {row["number"]: Access(**row) for row in csv.DictReader(file)}
@@ -132,7 +148,7 @@ class House:
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
                 [Path(sys.executable).with_name("sanling"), "run"],
-                env={**os.environ, **environment_of(self.settings), "COLUMNS": "200"},
+                env={**os.environ, **environment_of(self.settings), "COLUMNS": "200", "SANLING_DESK": str(self._desk)},
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

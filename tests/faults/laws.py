@@ -20,7 +20,17 @@ from ari_app.cases import normalise_number
 from ari_app.errors import SanlingError
 from ari_app.flow.sop import State
 from ari_app.ledger import replay
-from ari_app.store.models import Agent, AgentState, Call, Callback, Ending, OfferEvent, Recording, Transition
+from ari_app.store.models import (
+    Agent,
+    AgentState,
+    Call,
+    Callback,
+    Ending,
+    OfferEvent,
+    OutboundCall,
+    Recording,
+    Transition,
+)
 from recordings.capture import began_at
 from tests.faults.harm import CONTROL, NOTICED_WITHIN_S, SILENT, Strike
 from tests.faults.people import Ring, Tape
@@ -56,10 +66,21 @@ class Evidence:
     bridges: list[str] = field(default_factory=list)
     spool: list[str] = field(default_factory=list)
     """Files that should have become something else by now."""
+    called_back: list[Tape] = field(default_factory=list)
+    """Of people whom the hotline called, and who answered."""
 
     @cached_property
     def calls(self) -> dict[str, Call]:
         return {call.id: call for call in self.session.scalars(select(Call).order_by(Call.at))}
+
+    @cached_property
+    def placed(self) -> set[str]:
+        """Which of the calls the hotline placed."""
+        return set(self.session.scalars(select(OutboundCall.call_id)))
+
+    @cached_property
+    def came_in(self) -> list[Call]:
+        return [call for call in self.calls.values() if call.id not in self.placed]
 
     @cached_property
     def endings(self) -> dict[str, Ending]:
@@ -68,15 +89,15 @@ class Evidence:
     @cached_property
     def call_of(self) -> dict[int, str]:
         """Which call of the ledger each phone call is: by its number, or its second if only recorded."""
-        by_number = {call.caller_number: call.id for call in self.calls.values() if call.caller_number}
+        by_number = {call.caller_number: call.id for call in self.came_in if call.caller_number}
         found, missing = {}, []
         for tape in sorted(self.tapes, key=lambda one: one.began_at):
             if (named := by_number.get(normalise_number(tape.number) or "")) is not None:
                 found[tape.n] = named
             elif tape.known:
                 missing.append(tape)
-        nameless = [(began, call_id) for call_id, call in self.calls.items()
-                    if call.caller_number is None and (began := _second_of(call_id)) is not None]  # fmt: skip
+        nameless = [(began, call.id) for call in self.came_in
+                    if call.caller_number is None and (began := _second_of(call.id)) is not None]  # fmt: skip
         nameless.sort()
         for tape in missing:
             for began, call_id in nameless:
@@ -87,6 +108,8 @@ class Evidence:
         return found
 
     def name(self, tape: Tape) -> str:
+        if tape in self.called_back:
+            return f"callback {tape.n}"
         call_id = self.call_of.get(tape.n, "")
         outcome = self.endings[call_id].outcome if call_id in self.endings else "without an ending"
         return f"call {tape.n} ({call_id or 'not in the ledger'}, {tape.kind}, {outcome})"
@@ -111,7 +134,7 @@ def every_call_ended(seen: Evidence) -> list[str]:
     wrong = [f"{seen.name(tape)} rang a phone and is not in the ledger"
              for tape in seen.tapes if tape.known and tape.n not in seen.call_of]  # fmt: skip
     wrong += [f"{call_id} has no ending" for call_id in seen.calls if call_id not in seen.endings]
-    numbers = [call.caller_number for call in seen.calls.values() if call.caller_number]
+    numbers = [call.caller_number for call in seen.came_in if call.caller_number]
     wrong += [f"{number[:4]}…{number[-4:]} is {numbers.count(number)} calls of the ledger"
               for number in sorted(set(numbers)) if numbers.count(number) > 1]  # fmt: skip
     return wrong
@@ -126,7 +149,10 @@ def every_call_recorded(seen: Evidence) -> list[str]:
     """Both stores hold each call, and what they hold is what the ledger says."""
     wrong = []
     rows = {(row.call_id, row.store): row for row in seen.session.scalars(select(Recording))}
+    begun = set(seen.session.scalars(select(Transition.call_id).where(Transition.heard == "AGENT_ANSWERED")))
     for call_id in seen.calls:
+        if call_id in seen.placed and call_id not in begun:  # no phone was picked up, and maybe no line made
+            continue
         for name in STORES:
             row = rows.get((call_id, name))
             if row is None:
@@ -225,7 +251,7 @@ def ledger_replays(seen: Evidence) -> list[str]:
 def nobody_in_silence(seen: Evidence) -> list[str]:
     """No caller heard nothing for more than 5 s between answer and end."""
     wrong = []
-    for tape in seen.tapes:
+    for tape in (*seen.tapes, *seen.called_back):
         for gap in tape.gaps:
             seconds = judged(gap, seen.late)
             if seconds > SILENCE_S and tape.answered_at is not None:
@@ -317,13 +343,14 @@ LAWS: dict[str, Callable[[Evidence], list[str]]] = {
 
 
 def longest_silence_s(seen: Evidence) -> float:
-    return max((judged(gap, seen.late) for tape in seen.tapes for gap in tape.gaps), default=0.0)
+    tapes = (*seen.tapes, *seen.called_back)
+    return max((judged(gap, seen.late) for tape in tapes for gap in tape.gaps), default=0.0)
 
 
 def silence_by_fault(seen: Evidence) -> dict[str, float]:
     """The longest silence beside each kind of fault; ``none``: with no fault near."""
     longest: dict[str, float] = defaultdict(float)
-    for tape in seen.tapes:
+    for tape in (*seen.tapes, *seen.called_back):
         for gap in tape.gaps:
             for cause in seen.causes(*gap) or ["none"]:
                 longest[cause] = max(longest[cause], judged(gap, seen.late))

@@ -158,7 +158,7 @@ class Caller:
         finally:
             for alarm in alarms:
                 alarm.cancel()
-        return tape_of(leg, plan)
+        return tape_of(leg, plan.n, plan.kind, plan.number)
 
     async def _through(self, leg: Leg) -> None:
         plan = self.plan
@@ -204,12 +204,12 @@ def _quiet_for(leg: Leg) -> float:
     return time.time() - leg.stream.tone_at if leg.stream is not None else 0.0
 
 
-def tape_of(leg: Leg, plan: CallerPlan) -> Tape:
+def tape_of(leg: Leg, n: int, kind: str, number: str) -> Tape:
     stream = leg.stream
     return Tape(
-        n=plan.n,
-        kind=plan.kind,
-        number=plan.number,
+        n=n,
+        kind=kind,
+        number=number,
         began_at=leg.began_at,
         rang_at=leg.rang_at,
         answered_at=leg.answered_at if stream is not None else None,
@@ -220,6 +220,42 @@ def tape_of(leg: Leg, plan: CallerPlan) -> Tape:
         talked=stream is not None and stream.tones > 0,
         sounded_s=stream.meter.sounded_s if stream is not None else 0.0,
     )
+
+
+# ---------------------------------------------------------------- people who are called back
+
+CALLED = {"answers": 80, "busy": 8, "declines": 6, "is not there": 6}
+
+
+class CalledBack:
+    """Whoever is called by the hotline, one after the other, at the callers' line."""
+
+    def __init__(self, seed: int, tapes: list[Tape]) -> None:
+        """Of each that answered a tape is added to `tapes`."""
+        self._seed = seed
+        self._tapes = tapes
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def rung(self, number: str, leg: Leg) -> None:
+        """An INVITE for `number`."""
+        n = len(self._tasks)
+        task = asyncio.get_running_loop().create_task(self._called(n, number, leg), name=f"called back {number}")
+        self._tasks.add(task)
+
+    async def _called(self, n: int, number: str, leg: Leg) -> None:
+        rng = Random(f"{self._seed} called back {n}")
+        does = rng.choices(list(CALLED), list(CALLED.values()))[0]
+        if does in ("busy", "declines"):
+            leg.refuse(486 if does == "busy" else 603)
+            return
+        leg.rings()
+        await leg.wait(rng.uniform(0.3, 3.0) if does == "answers" else LONGEST_CALL_S)
+        if does == "answers":
+            leg.pick_up()
+            if await leg.wait(20.0, lambda: leg.talking):
+                await leg.wait(rng.uniform(1.0, 6.0))
+            leg.hang_up()
+            self._tapes.append(tape_of(leg, n, "called back", number))
 
 
 # ---------------------------------------------------------------- agents

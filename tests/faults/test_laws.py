@@ -18,6 +18,7 @@ from ari_app.store.models import (
     Callback,
     Ending,
     OfferEvent,
+    OutboundCall,
     Recording,
     Table,
     Transition,
@@ -319,6 +320,49 @@ def test_a_lost_caller_with_a_callback_is_in_order(world: World) -> None:
     world.tapes[1].ended_by = "cut"
     world.session.add(Callback(id=TWO, at=T0, number="15490000001", reason="lost"))
     assert not any(world.judged().values())
+
+
+def call_back(world: World, heard: tuple[Heard, ...], outcome: str) -> str:
+    """The hotline calls the second caller of the run."""
+    call_id = "faults-out_1795000015.001"
+    world.call(call_id, "15490000001", T0 + 15, (), outcome)
+    world.session.add(
+        OutboundCall(call_id=call_id, at=T0 + 15, agent="601", number="15490000001", role="unknown", callback_id=TWO)
+    )
+    progress = Progress()
+    for n, one in enumerate(heard):
+        was = progress
+        progress, actions = step(was, one)
+        world.session.add(
+            Transition(
+                call_id=call_id, n=n, at=T0 + 15 + n, state=was.state.name, heard=one.name, next=progress.state.name,
+                actions=" ".join(do.name for do in actions), agent=None,
+            )
+        )  # fmt: skip
+    return call_id
+
+
+def test_a_callback_is_no_second_call_of_the_same_caller(world: World) -> None:
+    call_back(world, (Heard.CALL_PLACED, Heard.AGENT_NO_ANSWER), "unreached")
+    assert not any(world.judged().values())
+
+
+def test_a_callback_that_reached_nobody_at_all_has_no_recording_and_any_other_has(world: World) -> None:
+    call_id = call_back(world, (Heard.CALL_PLACED, Heard.AGENT_NO_ANSWER), "unreached")
+    for name in ("local", "second"):
+        world.drop(Recording, call_id, name)
+    assert not any(world.judged().values())
+    world.session.add(
+        Transition(call_id=call_id, n=9, at=T0, state="X", heard="AGENT_ANSWERED", next="X", actions="", agent=None)
+    )
+    assert len(world.judged()["every call recorded twice"]) == 2
+
+
+def test_whoever_is_called_back_is_not_left_in_silence_either(world: World) -> None:
+    gap = (T0 + 17, T0 + 22.5)
+    tape = Tape(0, "called back", "15490000001", T0 + 15, T0 + 15, T0 + 16, T0 + 30, "us", gaps=[gap])
+    world.more["called_back"] = [tape]
+    assert world.judged()["nobody in silence"][0].startswith("callback 0 heard nothing for 5.5 s")
 
 
 def test_silence_while_the_phones_were_late_is_not_judged(world: World) -> None:

@@ -123,7 +123,7 @@ def test_a_hotline_that_does_not_run_is_red_where_it_must_be_and_green_elsewhere
     findings = found(settings)
     assert list(findings) == [
         "Asterisk", "prompts", "database", "ARI", "modules", "AGI", "controller", "local store", "second store", "disk",
-        "opening hours", "clock",
+        "callbacks", "opening hours", "clock",
     ]  # fmt: skip
     red = {part for part, finding in findings.items() if not finding.healthy}
     assert red == {"Asterisk", "ARI", "modules", "AGI", "controller", "clock"}
