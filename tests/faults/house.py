@@ -43,8 +43,9 @@ ring_s = 10.0
 answer_within_s = 2.0
 reason_begins_within_s = 2.0
 """
-"""Callbacks at whatever hour the harness runs, once: a second attempt would come after a minute at the earliest. And the
-survey, like all else, waits in silence for less than the law allows."""
+"""Callbacks at whatever hour the harness runs, once: a second attempt would come after a minute at the earliest. The
+survey, like all else, waits in silence for less than the law allows.
+"""
 
 
 def faults_network() -> str:
