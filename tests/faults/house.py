@@ -40,8 +40,8 @@ allowed = ["00:00", "23:59"]
 attempts = 1
 ring_s = 10.0
 [survey]
-answer_within_s = 2.0
-reason_begins_within_s = 2.0
+answer_within_s = 1.5
+reason_begins_within_s = 1.5
 """
 """Callbacks at whatever hour the harness runs, once: a second attempt would come after a minute at the earliest. The
 survey, like all else, waits in silence for less than the law allows.

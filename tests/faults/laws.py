@@ -149,9 +149,9 @@ def every_call_recorded(seen: Evidence) -> list[str]:
     """Both stores hold each call, and what they hold is what the ledger says."""
     wrong = []
     rows = {(row.call_id, row.store): row for row in seen.session.scalars(select(Recording))}
-    begun = set(seen.session.scalars(select(Transition.call_id).where(Transition.heard == "AGENT_ANSWERED")))
+    dialled = set(seen.session.scalars(select(Transition.call_id).where(Transition.next == State.CALLING_OUT.name)))
     for call_id in seen.calls:
-        if call_id in seen.placed and call_id not in begun:  # no phone was picked up, and maybe no line made
+        if call_id in seen.placed and call_id not in dialled:  # the agent was not to be had: there was no call outside
             continue
         for name in STORES:
             row = rows.get((call_id, name))
