@@ -22,6 +22,9 @@ from tests.fake.virtual_time import HORIZON_S, run_virtual
 TOGETHER = ("test_agi_server", "test_recordings_s3", "test_store_postgres", "test_metrics_dashboard")
 """Files whose tests share a server that is costly to start: all of a file's go to one worker."""
 
+OWN_HOTLINE = ("test_agents", "test_outside_hours", "test_second_line_heard")
+"""Files whose real calls need a hotline with settings of their own, which costs ten seconds of processor time."""
+
 REAL_TIME = ("real_time", "asterisk", "s3", "postgres")
 
 
@@ -41,11 +44,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class OneServerEach(LoadScopeScheduling):
-    """pytest-xdist's scheduling test by test, but for `TOGETHER`."""
+    """pytest-xdist's scheduling test by test, but for `TOGETHER` and the real calls of `OWN_HOTLINE`."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return file if file.rpartition("/")[2].removesuffix(".py") in TOGETHER else nodeid
+        name = file.rpartition("/")[2].removesuffix(".py")
+        return file if name in TOGETHER or (name in OWN_HOTLINE and "[real" in nodeid) else nodeid
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneServerEach:
