@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +41,10 @@ STORES = ("local", "second")
 HELD = ("reserved", "ringing", "talking", "consulting")
 CUT_OFF = ("broken", "fallback", "lost")
 """Outcomes of calls that did not come to their end in the SOP."""
+LISTENS = {"HEAR_REASON", "RECORD_MESSAGE"}
+"""What is done with a caller who was asked to speak."""
+SPEAKS_S = 60.0
+"""The longest that a reason may be; a message of three minutes is more than anybody says here."""
 ARRIVES_WITHIN_S = 2.0
 """From a phone's INVITE to the second that Asterisk names the call after."""
 COARSE_S = 0.05
@@ -106,6 +110,26 @@ class Evidence:
                     nameless.remove((began, call_id))
                     break
         return found
+
+    @cached_property
+    def listened_to(self) -> dict[str, list[tuple[float, float]]]:
+        """When each caller was asked to speak, and was listened to: from then on to what was heard next."""
+        found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        since: dict[str, float] = {}
+        for row in self.session.scalars(select(Transition).order_by(Transition.call_id, Transition.n)):
+            if (began := since.pop(row.call_id, None)) is not None:
+                found[row.call_id].append((began, min(row.at, began + SPEAKS_S)))
+            if LISTENS & set(row.actions.split()):
+                since[row.call_id] = row.at
+        return found
+
+    def silences(self) -> Iterator[tuple[Tape, tuple[float, float], float]]:
+        """Each gap in what somebody heard, and how many seconds of it count."""
+        call_ids = [self.call_of.get(tape.n, "") for tape in self.tapes] + [""] * len(self.called_back)
+        for tape, call_id in zip((*self.tapes, *self.called_back), call_ids, strict=True):
+            unjudged = united([*self.late, *self.listened_to.get(call_id, ())])
+            for gap in tape.gaps:
+                yield tape, gap, judged(gap, unjudged)
 
     def name(self, tape: Tape) -> str:
         if tape in self.called_back:
@@ -249,17 +273,15 @@ def ledger_replays(seen: Evidence) -> list[str]:
 
 
 def nobody_in_silence(seen: Evidence) -> list[str]:
-    """No caller heard nothing for more than 5 s between answer and end."""
+    """No caller heard nothing for more than 5 s between answer and end, but for who was asked to speak."""
     wrong = []
-    for tape in (*seen.tapes, *seen.called_back):
-        for gap in tape.gaps:
-            seconds = judged(gap, seen.late)
-            if seconds > SILENCE_S and tape.answered_at is not None:
-                causes = " + ".join(seen.causes(*gap)) or "no fault"
-                wrong.append(
-                    f"{seen.name(tape)} heard nothing for {seconds:.1f} s from {gap[0] - tape.answered_at:.1f} s after "
-                    f"the answer (at {gap[0]:.1f}), {causes}"
-                )
+    for tape, gap, seconds in seen.silences():
+        if seconds > SILENCE_S and tape.answered_at is not None:
+            causes = " + ".join(seen.causes(*gap)) or "no fault"
+            wrong.append(
+                f"{seen.name(tape)} heard nothing for {seconds:.1f} s from {gap[0] - tape.answered_at:.1f} s after "
+                f"the answer (at {gap[0]:.1f}), {causes}"
+            )
     return wrong
 
 
@@ -343,17 +365,15 @@ LAWS: dict[str, Callable[[Evidence], list[str]]] = {
 
 
 def longest_silence_s(seen: Evidence) -> float:
-    tapes = (*seen.tapes, *seen.called_back)
-    return max((judged(gap, seen.late) for tape in tapes for gap in tape.gaps), default=0.0)
+    return max((seconds for _, _, seconds in seen.silences()), default=0.0)
 
 
 def silence_by_fault(seen: Evidence) -> dict[str, float]:
     """The longest silence beside each kind of fault; ``none``: with no fault near."""
     longest: dict[str, float] = defaultdict(float)
-    for tape in (*seen.tapes, *seen.called_back):
-        for gap in tape.gaps:
-            for cause in seen.causes(*gap) or ["none"]:
-                longest[cause] = max(longest[cause], judged(gap, seen.late))
+    for _, gap, seconds in seen.silences():
+        for cause in seen.causes(*gap) or ["none"]:
+            longest[cause] = max(longest[cause], seconds)
     return {kind: round(seconds, 2) for kind, seconds in sorted(longest.items())}
 
 

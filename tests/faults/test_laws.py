@@ -365,6 +365,14 @@ def test_whoever_is_called_back_is_not_left_in_silence_either(world: World) -> N
     assert world.judged()["nobody in silence"][0].startswith("callback 0 heard nothing for 5.5 s")
 
 
+def test_whoever_was_asked_to_speak_is_listened_to_in_silence_and_not_for_ever(world: World) -> None:
+    world.tapes[0].gaps = [(T0 + 2.2, T0 + 7.5)]
+    world.change(Transition, (ONE, 5), actions="HEAR_REASON")  # for a second: until the next row
+    assert not world.judged()["nobody in silence"]
+    world.change(Transition, (ONE, 5), actions="ASK_REASON LISTEN")
+    assert len(world.judged()["nobody in silence"]) == 1
+
+
 def test_silence_while_the_phones_were_late_is_not_judged(world: World) -> None:
     world.tapes[0].gaps = [(T0 + 2, T0 + 7.2)]
     world.more["late"] = [(T0 + 6.5, T0 + 7.0)]
