@@ -689,11 +689,15 @@ class Call:
 
     async def _admit(self) -> None:
         """Whether the desk takes this caller now; the SOP hears it at once."""
-        if not self.selfservice.is_open(self.wanted_line):
+        keeps_place = (
+            self.story.kept is not None
+            or self.story.handed_on_place is not None
+            or self.callmeback.open_one(self.person) is not None
+        )
+        if not keeps_place and not self.selfservice.is_open(self.wanted_line):
             self.inbox.put(Heard.CLOSED_NOW)
             return
         desk, full_at = self.hotline.desk, self.hotline.desk.rules.now.waiting.full_at
-        keeps_place = self.story.kept is not None or self.callmeback.open_one(self.person) is not None
         if full_at and desk.queue_length >= full_at and not keeps_place:
             self.inbox.put(Heard.QUEUE_FULL)
         elif desk.agents() and desk.agents_in(Duty.SIGNED_OUT) == len(desk.agents()):
@@ -707,7 +711,8 @@ class Call:
         if since is not None:
             if "announce" not in self.line.awaited:
                 self._announce_in_turn(since)
-            place_since = self.callmeback.keeps_place_since(since, self.person)
+            first = since if self.story.handed_on_place is None else min(since, self.story.handed_on_place)
+            place_since = self.callmeback.keeps_place_since(first, self.person)
             longest_s = since + self.hotline.desk.rules.now.waiting.longest_wait_s - self.hotline.clock()
             if longest_s > 0:
                 self.line.within("longest", longest_s)
@@ -1057,7 +1062,9 @@ class Call:
             case Do.SAY_POSITION:
                 desk = self.hotline.desk
                 place = desk.position(self.id)
-                words = catalogue.position(place), catalogue.wait(minutes(desk.expected_wait_s(self.id)))
+                words: tuple[str, ...] = (catalogue.position(place),)
+                if desk.may_be_served(self.id):  # else nobody can say when
+                    words = (*words, catalogue.wait(minutes(desk.expected_wait_s(self.id))))
                 return (*words, "callback-hint") if self.progress.state is State.WAITING else words
             case Do.SAY_AGENT_OPENING:
                 offer = self.talk.offer

@@ -227,6 +227,10 @@ class Desk:
         """Among the callers of the same line; 1 is next, 0: does not wait."""
         return self._room.position(call_id)
 
+    def may_be_served(self, call_id: str) -> bool:
+        """Whether the call has an agent, or anybody is on duty who serves its line."""
+        return self._room.may_be_served(call_id)
+
     def expected_wait_s(self, call_id: str) -> float:
         """Seconds until an agent is reserved for the call, from how fast its line was served lately."""
         self._see()

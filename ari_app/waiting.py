@@ -225,15 +225,24 @@ class WaitingRoom:
         place = self.places.get(call_id)
         return self._all[place.call.wants.line].of(place.call) if place is not None else 0
 
+    def _able(self, line: str) -> int:
+        """Agents on duty who serve `line`."""
+        return sum(
+            agent.duty in ON_DUTY and self.skills_of(agent.number).get(line, 0) > 0 for agent, _ in self._seen.values()
+        )
+
+    def may_be_served(self, call_id: str) -> bool:
+        """Whether the call has an agent, or anybody is on duty who serves its line."""
+        place = self.places.get(call_id)
+        return place is not None and (place.offered or self._able(place.call.wants.line) > 0)
+
     def expected_wait_s(self, call_id: str) -> float:
         """Seconds, from how fast the callers of that line were served lately; 0: has an agent, or does not wait."""
         place = self.places.get(call_id)
         if place is None or place.offered:
             return 0.0
         line = place.call.wants.line
-        able = sum(
-            agent.duty in ON_DUTY and self.skills_of(agent.number).get(line, 0) > 0 for agent, _ in self._seen.values()
-        )
+        able = self._able(line)
         ahead = self._not_offered[line].of(place.call)
         return self._paces[line].expected_wait_s(ahead, able, self._clock())
 

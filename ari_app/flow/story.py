@@ -18,6 +18,10 @@ SPEAKING = frozenset(
 """Actions that play something to the caller, or to both sides."""
 
 
+HANDING_ON = (State.TALKING, State.TRANSFERRING_TO_AGENT)
+"""From here a caller comes to the desk because an agent sent it there."""
+
+
 def talk_changes(was: State, now: State, actions: tuple[Do, ...]) -> bool:
     """Whether what is talked from here on is billed anew: another state, or another agent in the same one."""
     return now is not was or Do.HAND_OVER in actions
@@ -66,6 +70,8 @@ class Story:
     """When it was noted, and what was said of the time of day."""
     unreached: Heard | None = None
     """Why the person whom we called was not reached."""
+    handed_on_place: float | None = None
+    """Since when the caller waited who was then handed on by an agent, and who keeps that place; None: nobody was."""
     _place: tuple[float, float] | None = None
 
     def note(self, at: float, was: State, heard: Heard, now: State, actions: tuple[Do, ...]) -> None:
@@ -83,6 +89,8 @@ class Story:
         if heard is Heard.WANTS_CALLBACK:
             self.callback_asked_at = at
             self.kept = self._place if Do.LEAVE_QUEUE in actions else self.kept
+        if now is State.ADMITTING and was in HANDING_ON:
+            self.handed_on_place = self._place[0] if self._place is not None else at
         if Do.NOTE_CALLBACK in actions:
             self.callback_noted = (at, heard)
         if Do.TELL_NOT_REACHED in actions and heard is not Heard.RESUMED:
@@ -109,6 +117,8 @@ class Story:
                 self._place, self.kept = (self.waiting_since, self.waited_s), None
                 self.waited_s += at - self.waiting_since
                 self.waiting_since = None
+            case Do.JOIN_AGENT:
+                self.handed_on_place = None
             case Do.RECORD_MESSAGE:
                 self.recording = (self.rows, at)
             case Do.SAY_LEAVE_MESSAGE | Do.SAY_MESSAGE_EMPTY | Do.SAY_MESSAGE_GIVEN_UP | Do.SAY_MESSAGE_FAILED:

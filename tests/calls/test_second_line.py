@@ -18,6 +18,13 @@ from tests.calls.paths import reach
 AGENT, LAWYER, OTHER = "601", "605", "602"
 
 
+CLOSES_SOON = """
+[hours.weekly]
+monday = ["08:00-09:01"]
+"""
+"""Scripts begin on a Monday at nine."""
+
+
 @pytest.fixture
 def hotline() -> FakeHouse:
     return FakeHouse()
@@ -317,6 +324,43 @@ async def test_an_agent_who_does_not_take_a_transfer_is_paused_and_the_caller_wa
     caller.hang_up()
     await hotline.ending()
     await hotline.nothing_is_left()
+
+
+async def test_a_caller_who_is_handed_on_keeps_the_place_though_the_queue_is_full():
+    async with FakeHouse(rules="[waiting]\nfull_at = 1\n") as hotline:
+        agent = await hotline.agent_signs_in(AGENT)
+        caller, offer = await reach(hotline, State.TALKING, agent)
+        other, _ = await reach(hotline, State.WAITING, from_="15400001009")
+        await offer.keys("*71#")
+        await caller.hears("transferring")
+        await offer.ended()
+        await agent.dials("*15")
+        again = await agent.rings(timeout_s=60)
+        await again.picks_up()
+        await caller.hears(f"opening-agent-{AGENT}")
+        assert "queue-full" not in [heard.prompt for heard in await caller.transcript()]
+        for one in (caller, other):
+            one.hang_up()
+        await again.ended()
+        await hotline.nothing_is_left()
+
+
+async def test_a_caller_who_is_handed_on_after_closing_time_is_not_sent_away():
+    async with FakeHouse(rules=CLOSES_SOON) as hotline:
+        agent = await hotline.agent_signs_in(AGENT)
+        caller, offer = await reach(hotline, State.TALKING, agent)
+        await asyncio.sleep(120)
+        await offer.keys("*71#")
+        await caller.hears("transferring")
+        await hotline.call_is(State.WAITING)
+        stranger = await hotline.rings(from_="15400001009")
+        await stranger.answered()
+        await stranger.keys("0")
+        await hotline.call_is(State.AFTER_HOURS)
+        for one in (caller, stranger):
+            one.hang_up()
+        await hotline.ending()
+        await hotline.nothing_is_left()
 
 
 @pytest.mark.parametrize(("key", "line"), [("1", "party"), ("2", "lawyer")])

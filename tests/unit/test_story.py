@@ -46,6 +46,16 @@ def test_whose_agent_was_gone_at_the_join_waits_on_from_the_old_place():
     assert story.last_before_end is State.WAITING
 
 
+def test_whoever_is_handed_on_keeps_the_place_until_the_next_talk():
+    handed_on = (*TO_THE_TALK, (60.0, Heard.TRANSFER_TO_PARTY_LINE))
+    assert told(*handed_on).handed_on_place == 8.0
+    waits = (*handed_on, (60.0, Heard.ADMITTED))
+    assert (told(*waits).handed_on_place, told(*waits).waiting_since, told(*waits).waited_s) == (8.0, 60.0, 8.0)
+    served = (*waits, (70.0, Heard.AGENT_RESERVED), (73.0, Heard.AGENT_ANSWERED), (76.0, Heard.WHISPER_ENDED))
+    assert told(*served).handed_on_place is None
+    assert told(*TO_THE_QUEUE).handed_on_place is None
+
+
 def test_the_five_seconds_begin_when_they_are_given_and_are_void_once_the_caller_wants_a_person():
     to_the_end = (*TO_THE_TALK, (30.0, Heard.CLOSING_ASKED), (30.0, Heard.RATING_NOT_ASKED), (33.0, Heard.PROMPT_ENDED))
     story = told(*to_the_end)
