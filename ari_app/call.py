@@ -219,7 +219,7 @@ class Call:
         self._last_heard: Heard | None = None
         self._entered: tuple[Element, str] | None = None
         self._late = 0
-        self._afterwards: list[Heard | TakeOver] = []
+        self._afterwards: list[Heard | TakeOver | TransferTo] = []
 
     # ================================================================ the loop
 
@@ -357,6 +357,8 @@ class Call:
                 await self.hotline.desk.withdraw(self.id, agent)
             case TakeOver():
                 return await self._taken_over(event)
+            case TransferTo(to):
+                return await self.transfer(to)
             case Resync():
                 heard = self._resync(event)
                 if heard is None and event.away_s:
@@ -495,7 +497,7 @@ class Call:
         if channel == (self.talk.offer.channel if self.talk.offer else None) and not self.voice.saying("disclaimer"):
             heard = await self.transfer(to)
         made = heard is not None and heard is not Heard.TRANSFER_NOT_POSSIBLE
-        with self.line.gone_is_hung_up(None):
+        with suppress(AriError):  # news for a phone; the talk goes on without
             await self.hotline.client.channels.transfer_progress(
                 channelId=channel, states="channel_answered" if made else "channel_declined"
             )
@@ -507,6 +509,9 @@ class Call:
             return None
         if to in TRANSFER_LINES:
             return self._unless_disclaiming(TRANSFER_LINES[to])
+        if self.voice.saying("disclaimer"):
+            self._afterwards.append(TransferTo(to))
+            return None
         if not await self.hotline.desk.take(to, second_name(self.id)):
             return Heard.TRANSFER_NOT_POSSIBLE
         self._reserved = to
@@ -689,15 +694,12 @@ class Call:
 
     async def _admit(self) -> None:
         """Whether the desk takes this caller now; the SOP hears it at once."""
-        keeps_place = (
-            self.story.kept is not None
-            or self.story.handed_on_place is not None
-            or self.callmeback.open_one(self.person) is not None
-        )
-        if not keeps_place and not self.selfservice.is_open(self.wanted_line):
+        was_here = self.story.kept is not None or self.story.handed_on_place is not None
+        if not was_here and not self.selfservice.is_open(self.wanted_line):
             self.inbox.put(Heard.CLOSED_NOW)
             return
         desk, full_at = self.hotline.desk, self.hotline.desk.rules.now.waiting.full_at
+        keeps_place = was_here or self.callmeback.open_one(self.person) is not None
         if full_at and desk.queue_length >= full_at and not keeps_place:
             self.inbox.put(Heard.QUEUE_FULL)
         elif desk.agents() and desk.agents_in(Duty.SIGNED_OUT) == len(desk.agents()):

@@ -551,7 +551,8 @@ class Talk:
             await self._house.desk.wraps_up(
                 offer.held_for, offer.agent, offer.talked_s - offer.held_s, held, since=until, line=line
             )
-            await self._voice.hush()
+            if self.offer is None:  # else what both are hearing goes on
+                await self._voice.hush()
             await self._hang_up(offer)
             self._inside.discard(offer.channel)
             self._parting.remove(offer)

@@ -26,6 +26,8 @@ BROKEN_S = 0.3
 STOP_TRIES = 3
 ANNOUNCER_TRIES = 5
 ANNOUNCER_LEAVES_S = 0.1
+TELLS_WHO = ("digits", "is-it")
+"""Families of prompts whose members are personal data."""
 
 Side = Literal["caller", "agent", "both"]
 
@@ -33,6 +35,15 @@ Side = Literal["caller", "agent", "both"]
 def playback_name(call_id: str, row: int, k: int) -> str:
     """Of the `k`-th thing that was said in step `row`."""
     return f"{call_id}~play-{row}-{k}"
+
+
+def as_written(prompt: str) -> str:
+    """What the ledger calls it: without the digits or the surname that some prompts are made of.
+
+    >>> [as_written(prompt) for prompt in ("ask-case", "digits-54", "is-it-mr-5f20")]
+    ['ask-case', 'digits', 'is-it']
+    """
+    return next((family for family in TELLS_WHO if prompt.startswith(f"{family}-")), prompt)
 
 
 @dataclass(frozen=True)
@@ -231,8 +242,8 @@ class Voice:
                 self._house.metrics.disclaimer_read()
             self._house.ledger.write(
                 models.PromptHeard(
-                    call_id=self._line.id, n=self._heard, at=at, side=speech.side, prompt=prompt, seconds=played,
-                    whole=played >= lasts,
+                    call_id=self._line.id, n=self._heard, at=at, side=speech.side, prompt=as_written(prompt),
+                    seconds=played, whole=played >= lasts,
                 )
             )  # fmt: skip
             self._heard += 1

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from sqlalchemy import select
 
 from ari_app.flow.sop import ENTRIES, QUESTIONS, State
 from ari_app.staff import new_agent
+from ari_app.store import models
 from tests.calls.house import LANDLINE, LAWYER, PARTY, STRANGER, FakeHouse
 from tests.calls.paths import KEYS, WITH_AGENT, reach
 
@@ -50,6 +52,10 @@ async def test_party_is_verified_served_and_hung_up_five_seconds_after_the_closi
     assert (ending.outcome, ending.agent, ending.hung_up_by) == ("handled", "601", "hotline")
     assert abs(ending.after_closing_s - 5.0) < 0.3
     assert await hotline.offers() == [("601", "offered"), ("601", "answered"), ("601", "joined")]
+    asked = select(models.PromptHeard.prompt).where(models.PromptHeard.call_id == ending.call_id)
+    said = await hotline.ask(lambda s: set(s.scalars(asked)))
+    assert {"is-it", "closing"} <= said
+    assert not {prompt for prompt in said if prompt.startswith("is-it-")}, "the ledger has a caller's surname"
 
 
 async def test_lawyer_is_verified_by_firm_name_licence_and_own_number(hotline):

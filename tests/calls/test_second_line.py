@@ -296,6 +296,36 @@ async def test_transferred_to_an_agent_the_caller_gets_that_one(hotline):
     await hotline.nothing_is_left()
 
 
+@pytest.mark.parametrize("free", [True, False])
+async def test_a_transfer_waits_until_the_disclaimer_has_been_read_out(hotline, free):
+    agent = await hotline.agent_signs_in(AGENT)
+    caller, offer = await reach(hotline, State.TALKING, agent)
+    if free:
+        await hotline.agent_signs_in(OTHER)
+    await offer.keys("*5")
+    await asyncio.sleep(1.0)
+    await offer.keys(f"*7{OTHER}#")
+    assert (await caller.hears("disclaimer")).whole
+    await caller.hears("transferring" if free else "transfer-not-possible")
+    caller.hang_up()
+    await hotline.ending()
+    await hotline.nothing_is_left()
+
+
+async def test_a_lawyer_who_leaves_does_not_cut_off_the_disclaimer_that_the_other_two_hear(hotline):
+    caller, offer, asked, _ = await asks_the_lawyer(hotline)
+    await offer.keys("*3")
+    await hotline.call_is(State.THREE_WAY)
+    await offer.keys("*5")
+    await asyncio.sleep(1.0)
+    asked.hang_up()
+    for side in (caller, offer):
+        assert (await side.hears("disclaimer")).whole
+    caller.hang_up()
+    await hotline.ending()
+    await hotline.nothing_is_left()
+
+
 async def test_a_transfer_to_an_agent_who_is_not_free_is_not_made(hotline):
     agent = await hotline.agent_signs_in(AGENT)
     caller, offer = await reach(hotline, State.TALKING, agent)
