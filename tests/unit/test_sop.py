@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ari_app.features import FEATURES
+from ari_app.flow import leading
 from ari_app.flow.identity import Role
 from ari_app.flow.keypad import Keyed, Keypad
 from ari_app.flow.manual import manual
@@ -38,6 +40,7 @@ from ari_app.flow.sop import (
     step,
 )
 from ari_app.flow.story import SPEAKING
+from ari_app.rules import Rules
 from ari_app.settings import PROJECT
 
 EVERY_PAIR = list(product(State, Heard))
@@ -531,6 +534,19 @@ def test_the_manual_has_a_line_for_each_row_and_each_question():
         assert f"| {state.value} | {heard.value} | {done} | {goes} |" in lines
     for state in QUESTIONS:
         assert any(line.startswith(f"| {state.value} | ") and "`0` 转人工" in line for line in lines)
+
+
+def test_the_manual_names_every_code_that_can_be_dialled_and_every_pause():
+    text = manual()
+    for code in (*FEATURES, *leading.CODES, "*17", "*91", "*92"):
+        assert f"`{code}" in text
+    for pause in Rules().pauses:
+        assert f"`*13{pause.code}` {pause.name}" in text
+    for key, word in (("1", "监听"), ("2", "指导"), ("3", "三方"), ("4", "接管")):
+        assert f"`{key}` {word}" in text
+        assert key in leading.KEYS
+    for role in leading.Role:
+        assert role is leading.Role.AGENT or f"（`{role}`）" in text
 
 
 @pytest.mark.parametrize("names", [State, Heard, Do], ids=lambda names: names.__name__)
