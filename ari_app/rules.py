@@ -16,12 +16,15 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import date, time
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
+from ari_app import holidays
 from ari_app.errors import SettingsInvalid
 from ari_app.settings import PROJECT, Part
 
@@ -235,18 +238,26 @@ class Opening(Part, frozen=True):
                 yield name, str(error)
 
 
-class Hours(Opening, frozen=True):
+class Hours(Opening, frozen=True, dict=True):
     lines: dict[str, Opening] = msgspec.field(default_factory=dict)
     """Of lines whose hours differ: party, lawyer."""
     closed_on: tuple[str, ...] = ()
     """Further days on which nobody is there, ``YYYY-MM-DD``."""
     calendar: str = ""
-    """File of public holidays and make-up days; empty: ari_app/calendar.toml."""
+    """File of public holidays and make-up days, from desk.toml's folder; empty: ari_app/calendar.toml."""
     message_longest_s: float = 180.0
     message_silence_s: float = 4.0
     """A message ends after so much silence."""
     answer_within_h: float = 4.0
     """Hours after the next opening until which a message must be answered."""
+
+    @cached_property
+    def days(self) -> holidays.Calendar:
+        """The calendar, which is read once: by ``load()``, so that no call ever waits for a disk.
+
+        Raises SettingsInvalid.
+        """
+        return holidays.calendar(Path(self.calendar)) if self.calendar else holidays.official()
 
     def faults(self) -> Iterator[tuple[str, str]]:
         yield from Opening.faults(self)
@@ -413,6 +424,10 @@ class RuleBook:
             self.now = load(self._file)
             self._keep()
 
+    @property
+    def _kept_calendar(self) -> Path | None:
+        return None if self._kept is None else self._kept.with_name("calendar.in-force.toml")
+
     def open(self) -> None:
         """As ``reload()``; with a mistake in the file, the rules that were in force last. Raises SettingsInvalid if
         these are not known, either.
@@ -422,18 +437,24 @@ class RuleBook:
         except SettingsInvalid as error:
             if self._kept is None or not self._kept.exists():
                 raise
-            self.now = load(self._kept)
+            self.now = load(self._kept, self._kept_calendar)
             log.critical("%s The rules that were in force before hold.", error)
 
     def _keep(self) -> None:
         if self._kept is None:
             return
         try:
-            new = self._kept.with_suffix(".new")
-            new.write_bytes(self._file.read_bytes() if self._file is not None and self._file.exists() else b"")
-            new.replace(self._kept)
+            _copy(self._file, self._kept)
+            if self._kept_calendar is not None and self.now.hours.calendar:
+                _copy(Path(self.now.hours.calendar), self._kept_calendar)
         except OSError as error:
             log.error("The rules in force cannot be kept: %s", error.strerror)
+
+
+def _copy(file: Path | None, to: Path) -> None:
+    new = to.with_suffix(".new")
+    new.write_bytes(file.read_bytes() if file is not None and file.exists() else b"")
+    new.replace(to)
 
 
 def file_of(environment: Mapping[str, str] | None = None) -> Path:
@@ -450,8 +471,11 @@ def open_book(kept: Path | None = None) -> RuleBook:
     return book
 
 
-def load(file: Path) -> Rules:
-    """The rules in `file`; the defaults if there is no desk.toml. Raises SettingsInvalid: file, line, what to write."""
+def load(file: Path, calendar: Path | None = None) -> Rules:
+    """The rules in `file`; the defaults if there is no desk.toml. `calendar`: read instead of the one that is named.
+
+    Raises SettingsInvalid: file, line, what to write.
+    """
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -462,11 +486,13 @@ def load(file: Path) -> Rules:
         raise SettingsInvalid(f"{file} is not UTF-8 ({error.reason}): save it as UTF-8.") from None
     except OSError as error:
         raise SettingsInvalid(f"{file} cannot be read: {error.strerror}.") from error
-    return parse(text, file.name)
+    return parse(text, file.name, file.absolute().parent, calendar)
 
 
-def parse(text: str, name: str = "desk.toml") -> Rules:
-    """The rules that `text` says, over the defaults. Raises SettingsInvalid: `name`, line, what to write."""
+def parse(text: str, name: str = "desk.toml", folder: Path = PROJECT, calendar: Path | None = None) -> Rules:
+    """The rules that `text` says, over the defaults; a calendar that it names is looked for from `folder`, unless it is
+    `calendar`. Raises SettingsInvalid: `name`, line, what to write.
+    """
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -484,6 +510,18 @@ def parse(text: str, name: str = "desk.toml") -> Rules:
         raise SettingsInvalid(_sentence(name, text, where, f"{said}. {_what_to_write(defaults, path)}")) from error
     for path, fault in _faults(rules):
         raise SettingsInvalid(_sentence(name, text, path, f"{fault}."))
+    return _with_days(rules, name, text, folder, calendar)
+
+
+def _with_days(rules: Rules, name: str, text: str, folder: Path, calendar: Path | None) -> Rules:
+    """`rules`, the calendar read."""
+    if rules.hours.calendar:
+        file = folder / rules.hours.calendar if calendar is None or not calendar.exists() else calendar
+        rules = replace(rules, hours=replace(rules.hours, calendar=str(file)))
+    try:
+        _ = rules.hours.days
+    except SettingsInvalid as error:
+        raise SettingsInvalid(_sentence(name, text, "hours.calendar", str(error))) from error
     return rules
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, tzinfo
 from enum import Enum
 
+from ari_app.holidays import Calendar
 from ari_app.rules import DAY_MIN, Span
 
 LOOK_AHEAD_DAYS = 400
@@ -27,15 +28,6 @@ class Day(Enum):
     HOLIDAY = "public holiday"
     MAKE_UP = "make-up working day"
     WEEKDAY = "weekday"
-
-
-@dataclass(frozen=True)
-class Calendar:
-    """What the State Council decided about days; of a year that is not among `years` it says nothing."""
-
-    holidays: frozenset[date] = frozenset()
-    make_up: frozenset[date] = frozenset()
-    years: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from ari_app.errors import SettingsInvalid
 from ari_app.flow.hours import (
     ALL_DAY,
-    Calendar,
     Day,
     Hours,
     is_open,
@@ -21,7 +20,7 @@ from ari_app.flow.hours import (
     unknown_years,
     what_is,
 )
-from ari_app.opening import OFFICIAL, calendar
+from ari_app.holidays import OFFICIAL, Calendar, calendar, official
 from ari_app.opening import is_open as is_served
 from ari_app.opening import next_opening as is_served_next
 from ari_app.opening import unknown_years as not_told
@@ -85,7 +84,7 @@ def test_the_calendar_is_the_state_councils_day_by_day(year, off, make_up):
         while one <= until:
             holidays.add(one)
             one += timedelta(days=1)
-    known = calendar()
+    known = official()
     assert {one for one in known.holidays if one.year == year} == holidays
     assert {one for one in known.make_up if one.year == year} == {day(entry) for entry in make_up.split()}
     assert year in known.years
@@ -93,7 +92,7 @@ def test_the_calendar_is_the_state_councils_day_by_day(year, off, make_up):
 
 def test_make_up_days_are_weekends_and_as_many_as_the_weekdays_they_make_up_for():
     """Since 2025 the law gives 13 free days (11 before, when New Year's Eve was none): what is more is made up for."""
-    known = calendar()
+    known = official()
     assert all(day.weekday() >= 5 for day in known.make_up)
     for year, free in ((2024, 11), (2025, 13), (2026, 13)):
         weekdays_off = sum(day.weekday() < 5 for day in known.holidays if day.year == year)
@@ -160,8 +159,8 @@ def test_closed_days_come_before_holidays_before_make_up_days_before_weekdays():
     ],
 )
 def test_the_office_is_open_when_the_calendar_says_so(moment, opens):
-    assert is_open(at(moment), SHANGHAI, WEEK, calendar()) is (opens is None)
-    assert next_opening(at(moment), SHANGHAI, WEEK, calendar()) == at(opens or moment)
+    assert is_open(at(moment), SHANGHAI, WEEK, official()) is (opens is None)
+    assert next_opening(at(moment), SHANGHAI, WEEK, official()) == at(opens or moment)
 
 
 @pytest.mark.parametrize(
@@ -172,24 +171,24 @@ def test_the_office_is_open_when_the_calendar_says_so(moment, opens):
     ],
 )  # fmt: skip
 def test_a_night_belongs_to_the_day_it_begins_on(moment, expected):
-    assert is_open(at(moment), SHANGHAI, NIGHT, calendar()) is expected
+    assert is_open(at(moment), SHANGHAI, NIGHT, official()) is expected
 
 
 def test_a_night_runs_into_a_holiday_and_none_begins_on_one():
     nights = Hours((spans_of(("22:00-06:00",)),) * 7, holiday=(), make_up=())
-    assert is_open(at("2026-10-01 05:00"), SHANGHAI, nights, calendar())
-    assert not is_open(at("2026-10-01 23:00"), SHANGHAI, nights, calendar())
-    assert next_opening(at("2026-10-01 06:00"), SHANGHAI, nights, calendar()) == at("2026-10-08 22:00")
+    assert is_open(at("2026-10-01 05:00"), SHANGHAI, nights, official())
+    assert not is_open(at("2026-10-01 23:00"), SHANGHAI, nights, official())
+    assert next_opening(at("2026-10-01 06:00"), SHANGHAI, nights, official()) == at("2026-10-08 22:00")
 
 
 def test_who_never_opens_has_no_next_opening():
-    assert next_opening(at("2026-11-23 12:00"), SHANGHAI, NEVER, calendar()) is None
+    assert next_opening(at("2026-11-23 12:00"), SHANGHAI, NEVER, official()) is None
 
 
 @pytest.mark.parametrize("zone", ZONES, ids=str)
 def test_open_at_all_times_is_open_in_every_hour_of_a_year_in_every_zone(zone):
     began = datetime(2025, 1, 1, tzinfo=UTC).timestamp()
-    assert all(is_open(began + n * 3600.0 + n % 60, zone, Hours(), calendar()) for n in range(24 * 365))
+    assert all(is_open(began + n * 3600.0 + n % 60, zone, Hours(), official()) for n in range(24 * 365))
 
 
 def test_a_clock_that_is_put_forward_or_back_moves_no_opening_that_it_does_not_touch():
@@ -248,18 +247,18 @@ moments = st.builds(
 @example(datetime(2026, 9, 30, 23, 30, tzinfo=UTC), WEEK, SHANGHAI)
 def test_the_next_opening_is_open_and_nothing_between_is(moment, hours, zone):
     now = moment.replace(tzinfo=zone).timestamp()
-    opens = next_opening(now, zone, hours, calendar())
+    opens = next_opening(now, zone, hours, official())
     if opens is None:
-        assert not any(is_open(now + n * 1800.0, zone, hours, calendar()) for n in range(48 * 3))
+        assert not any(is_open(now + n * 1800.0, zone, hours, official()) for n in range(48 * 3))
         return
     assert opens >= now
-    assert is_open(opens, zone, hours, calendar())
-    assert (opens == now) is is_open(now, zone, hours, calendar())
-    assert opens == now or not is_open(opens - 1.0, zone, hours, calendar())
+    assert is_open(opens, zone, hours, official())
+    assert (opens == now) is is_open(now, zone, hours, official())
+    assert opens == now or not is_open(opens - 1.0, zone, hours, official())
     step = max((opens - now) / 50, 60.0)
     n = 0
     while now + n * step < opens:
-        assert not is_open(now + n * step, zone, hours, calendar())
+        assert not is_open(now + n * step, zone, hours, official())
         n += 1
 
 
@@ -269,17 +268,17 @@ def test_where_no_clock_is_put_forward_a_moment_is_open_as_its_wall_clock_says(m
     """The same told in another way: by minutes of the day before and of the day."""
     minute = moment.hour * 60 + moment.minute
     today, before = moment.date(), moment.date() - timedelta(days=1)
-    expected = any(begin <= minute < until for begin, until in spans_on(today, hours, calendar())) or any(
-        begin <= minute + DAY_MIN < until for begin, until in spans_on(before, hours, calendar())
+    expected = any(begin <= minute < until for begin, until in spans_on(today, hours, official())) or any(
+        begin <= minute + DAY_MIN < until for begin, until in spans_on(before, hours, official())
     )
-    assert is_open(moment.replace(tzinfo=SHANGHAI).timestamp(), SHANGHAI, hours, calendar()) is expected
+    assert is_open(moment.replace(tzinfo=SHANGHAI).timestamp(), SHANGHAI, hours, official()) is expected
 
 
 @patiently
 @given(moments, moments, some_hours())
 def test_openings_come_in_order(first, second, hours):
     ones = [
-        next_opening(m.replace(tzinfo=SHANGHAI).timestamp(), SHANGHAI, hours, calendar())
+        next_opening(m.replace(tzinfo=SHANGHAI).timestamp(), SHANGHAI, hours, official())
         for m in sorted((first, second))
     ]
     if None not in ones:
@@ -290,15 +289,15 @@ def test_openings_come_in_order(first, second, hours):
 
 
 def test_a_year_without_a_notice_is_missed_from_the_december_before():
-    assert unknown_years(date(2026, 11, 30), calendar()) == ()
-    assert unknown_years(date(2026, 12, 1), calendar()) == (2027,)
-    assert unknown_years(date(2027, 1, 1), calendar()) == (2027,)
-    assert unknown_years(date(2027, 12, 1), calendar()) == (2027, 2028)
+    assert unknown_years(date(2026, 11, 30), official()) == ()
+    assert unknown_years(date(2026, 12, 1), official()) == (2027,)
+    assert unknown_years(date(2027, 1, 1), official()) == (2027,)
+    assert unknown_years(date(2027, 12, 1), official()) == (2027, 2028)
 
 
 def test_a_year_without_a_notice_goes_by_weekday():
-    assert is_open(at("2027-10-01 09:00"), SHANGHAI, WEEK, calendar())  # a Friday
-    assert not is_open(at("2027-10-02 09:00"), SHANGHAI, WEEK, calendar())
+    assert is_open(at("2027-10-01 09:00"), SHANGHAI, WEEK, official())  # a Friday
+    assert not is_open(at("2027-10-02 09:00"), SHANGHAI, WEEK, official())
 
 
 # ---------------------------------------------------------------- as configured

@@ -86,6 +86,9 @@ WRONG = [
     ("[callbacks]\nretry_after_s = [30]\n", 2, "60 or more"),
     ("[callbacks]\nexpires_after_s = 60\n", 2, "3600 or more"),
     ("[callbacks]\nring_s = 5\n", 2, "10 to 120"),
+    ("[hours]\n\ncalendar = 'none.toml'\n", 3, "hours.calendar: cannot be read (No such file or directory): write"),
+    ("[hours]\ncalendar = 'ari_app'\n", 2, "Is a directory"),
+    ("[hours]\ncalendar = 'pyproject.toml'\n", 2, "Write it as in ari_app/calendar.toml"),
     ("[lines.lawyer]\nsteps = [{ after_s = 0 },\n  { after_s = 20, level = 9 }]\n", 3, "1 to 5"),
 ]
 
@@ -149,3 +152,33 @@ def test_a_controller_that_finds_a_mistake_goes_on_with_the_rules_of_before(tmp_
     file.write_text("[routing]\nlast_agent_s = 8\n", encoding="utf-8")
     assert open_book(kept).now.routing.last_agent_s == 8.0
     assert open_book(tmp_path / "no-folder" / "kept.toml").now.routing.last_agent_s == 8.0, "though it cannot be kept"
+
+
+CALENDAR = "[2027]\nnotice = 'own'\nholidays = [2027-01-01]\n"
+
+
+def test_a_calendar_is_looked_for_beside_the_file_and_read_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
+    file, own = tmp_path / "desk.toml", tmp_path / "own.toml"
+    file.write_text("[hours]\ncalendar = 'own.toml'\n", encoding="utf-8")
+    own.write_text(CALENDAR, encoding="utf-8")
+    book = RuleBook(load(file), file)
+    own.unlink()
+    assert book.now.hours.days.years == {2027}, "nothing is read any more"
+    with pytest.raises(SettingsInvalid, match=r"desk.toml, line 2: hours.calendar: cannot be read"):
+        book.reload()
+    own.write_text(CALENDAR.replace("2027", "2028"), encoding="utf-8")
+    assert book.now.hours.days.years == {2027}
+    book.reload()
+    assert book.now.hours.days.years == {2028}
+
+
+def test_the_calendar_in_force_is_kept_with_the_rules(tmp_path, monkeypatch):
+    (folder := tmp_path / "run").mkdir()
+    file, own, kept = tmp_path / "desk.toml", tmp_path / "own.toml", folder / "desk.in-force.toml"
+    monkeypatch.setenv("SANLING_DESK", str(file))
+    file.write_text("[hours]\ncalendar = 'own.toml'\n", encoding="utf-8")
+    own.write_text(CALENDAR, encoding="utf-8")
+    assert open_book(kept).now.hours.days.years == {2027}
+    own.write_text("[2027\n", encoding="utf-8")
+    assert open_book(kept).now.hours.days.years == {2027}
