@@ -339,6 +339,7 @@ class Call:
         """What `event` means to the SOP, or None."""
         match event:
             case Heard.HUNG_UP:
+                await self.hotline.linked.wait()  # "not there" may be what an Asterisk says that has just been started
                 return self._gone()
             case Heard():
                 return event

@@ -35,6 +35,18 @@ async def ending_of(hotline: FakeHouse, call: str) -> models.Ending:
     raise AssertionError(f"{call} was not closed in the ledger")
 
 
+async def test_a_deadline_between_the_new_link_and_the_first_look_at_it_hangs_nobody_up(hotline):
+    caller, _ = await reach(hotline, State.RINGING)
+    [call] = hotline.reception.calls
+    await hotline.asterisk.dies()
+    await hotline.asterisk.starts_again()
+    hotline.asterisk.delays_next("PUT", r"/eventFilter$", 3.0)
+    ending = await ending_of(hotline, call)
+    assert (ending.outcome, ending.hung_up_by) == ("lost", "line")
+    assert await callbacks(hotline) == [(PARTY, "lost")]
+    caller.hang_up()
+
+
 @pytest.mark.parametrize("restarted", [False, True], ids=["controller-lives", "controller-dies-too"])
 @pytest.mark.parametrize("state", STATES, ids=lambda state: state.name)
 async def test_a_call_that_dies_with_asterisk_is_closed_as_lost_and_called_back(hotline, state, restarted):
