@@ -1002,9 +1002,13 @@ class FakeAsterisk(Exchange):
         self.fallbacks.append(channel.id)
         self.up(channel)
         await self._say_in_dialplan(channel, "fallback-sorry")
-        number = await self._say_in_dialplan(channel, "fallback-leave-number", reads=True)
-        if not channel.hung_up:
-            number = await self._read_number(channel, number)
+        number = ""
+        for _ in range(2):  # asked again if nothing came
+            first = await self._say_in_dialplan(channel, "fallback-leave-number", reads=True)
+            if not channel.hung_up:
+                number = await self._read_number(channel, first)
+            if number or channel.hung_up:
+                break
         number = number or re.sub(r"\D", "", channel.caller["number"])
         if number and self.spool:
             folder = self.spool / "callbacks"
@@ -1034,7 +1038,7 @@ class FakeAsterisk(Exchange):
         digits = first
         while not digits.endswith("#") and len(digits) < 20 and not channel.hung_up:
             try:
-                digits += await asyncio.wait_for(channel.digits.get(), 4.0)
+                digits += await asyncio.wait_for(channel.digits.get(), 3.0)
             except TimeoutError:
                 break
         return re.sub(r"\D", "", digits)
