@@ -9,7 +9,6 @@ A part may have ``faults()``: for what no type says, (name of the setting, sente
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -24,7 +23,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from ari_app import holidays
+from ari_app import holidays, written
 from ari_app.errors import SettingsInvalid
 from ari_app.settings import PROJECT, Part
 
@@ -33,6 +32,7 @@ log = logging.getLogger("sanling.rules")
 LINES = ("party", "lawyer", "second_line")
 NEEDS = ("milestone", "material", "time", "pressing")
 LANGUAGES = ("mandarin", "dialect", "english")
+KINDS = (LINES, NEEDS, LANGUAGES)
 SKILLS = (*LINES, *NEEDS, *LANGUAGES)
 """What an agent may be good at. Each is a row of agent_skills with a level."""
 LEVELS = range(1, 6)
@@ -177,11 +177,13 @@ class Callbacks(Part, frozen=True):
 
 
 def time_of_day(text: str) -> time | None:
-    """``"09:30"``; None if it is none.
+    """``"09:30"``; None if it is none. ``"24:00"``, of an end, is the day's last moment.
 
-    >>> time_of_day("09:30"), time_of_day("9.30")
-    (datetime.time(9, 30), None)
+    >>> time_of_day("09:30"), time_of_day("9.30"), time_of_day("24:00")
+    (datetime.time(9, 30), None, datetime.time(23, 59, 59, 999999))
     """
+    if text == "24:00":
+        return time.max
     found = re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d)", text)
     return time(int(found[1]), int(found[2])) if found else None
 
@@ -496,20 +498,14 @@ def parse(text: str, name: str = "desk.toml", folder: Path = PROJECT, calendar: 
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        place = re.search(r" \(at line (\d+), column \d+\)$", str(error))
-        line = int(place[1]) if place else len(text.splitlines())
-        raise SettingsInvalid(f"{name}, line {line}: not valid TOML: {str(error).partition(' (at ')[0]}.") from error
+        raise SettingsInvalid(written.not_toml(name, text, error)) from error
     defaults = msgspec.to_builtins(Rules())
     try:
         rules = msgspec.convert(_over(defaults, tree), Rules)
     except msgspec.ValidationError as error:
-        said, _, path = str(error).partition(" - at `$")
-        path = path.rstrip("`").lstrip(".")
-        unknown = re.search(r"unknown field `(.*)`", said)
-        where = ".".join(filter(None, (path, unknown[1] if unknown else "")))
-        raise SettingsInvalid(_sentence(name, text, where, f"{said}. {_what_to_write(defaults, path)}")) from error
+        raise SettingsInvalid(written.fault(name, text, *written.misfit(tree, defaults, error))) from error
     for path, fault in _faults(rules):
-        raise SettingsInvalid(_sentence(name, text, path, f"{fault}."))
+        raise SettingsInvalid(written.fault(name, text, path, f"{fault}."))
     return _with_days(rules, name, text, folder, calendar)
 
 
@@ -521,7 +517,7 @@ def _with_days(rules: Rules, name: str, text: str, folder: Path, calendar: Path 
     try:
         _ = rules.hours.days
     except SettingsInvalid as error:
-        raise SettingsInvalid(_sentence(name, text, "hours.calendar", str(error))) from error
+        raise SettingsInvalid(written.fault(name, text, "hours.calendar", str(error))) from error
     return rules
 
 
@@ -547,67 +543,3 @@ def _faults(part: Any, path: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(part, list | tuple):
         for n, inner in enumerate(part):
             yield from _faults(inner, f"{path}[{n}]")
-
-
-def _sentence(name: str, text: str, path: str, said: str) -> str:
-    return f"{name}, line {line_of(text, path)}: {path}: {said}"
-
-
-def _what_to_write(defaults: dict[str, Any], path: str) -> str:
-    """An example from the defaults, or the names that are known there."""
-    there: Any = defaults
-    for key in _keys(path):
-        try:
-            there = there[key]
-        except (KeyError, IndexError, TypeError):
-            return "See desk.example.toml."
-    if isinstance(there, dict):
-        return f"Known here: {', '.join(there)}."
-    return f"Write for example {json.dumps(there, ensure_ascii=False)}."
-
-
-def _keys(path: str) -> list[str | int]:
-    return [int(index) if index else name for name, index in re.findall(r"([^.\[\]]+)(?!\])|\[(\d+)\]", path)]
-
-
-def line_of(text: str, path: str) -> int:
-    """The line of TOML `text`, from 1, that sets `path` (``lines.party.steps[1].level``), or what it is in."""
-    where = _keys(path)
-    best, best_depth = 1, 0
-    table: list[str | int] = []
-    counted: dict[tuple[str | int, ...], int] = {}
-    key: list[str | int] = []
-    elements = 0
-    for number, line in enumerate(text.splitlines(), start=1):
-        bare = line.strip()
-        if header := re.match(r"(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?$", bare):
-            names: list[str | int] = []
-            for one in _names(header[2]):
-                names.append(one)
-                if tuple(names) in counted:
-                    names.append(counted[tuple(names)])
-            if header[1] == "[[":
-                if isinstance(names[-1], int):
-                    names.pop()
-                counted[tuple(names)] = counted.get(tuple(names), -1) + 1
-                names.append(counted[tuple(names)])
-            table, key = names, []
-            here = table
-        elif setting := re.match(r"([\w\"'.-]+)\s*=", bare):
-            key, elements = [*table, *_names(setting[1])], 0
-            here = key
-            if (inline := bare.partition("=")[2]).lstrip().startswith("["):
-                elements = inline.count("{")
-        elif key and bare.startswith("{"):
-            here = [*key, elements]
-            elements += 1
-        else:
-            continue
-        depth = len(here) if where[: len(here)] == here else 0
-        if depth > best_depth:
-            best, best_depth = number, depth
-    return best
-
-
-def _names(dotted: str) -> list[str]:
-    return [name.strip().strip("\"'") for name in dotted.split(".")]

@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
+from ari_app import written
 from ari_app.errors import SettingsInvalid
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -189,11 +190,15 @@ def load(file: Path | None = None, environment: Mapping[str, str] | None = None,
     named = file or (Path(source["SANLING_CONFIG"]) if source.get("SANLING_CONFIG") else None)
     path = named or PROJECT / "hotline.toml"
     tree: dict[str, Any] = {}
+    text = ""
     if path.exists():
         try:
-            tree = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingsInvalid(f"{path} is not valid TOML: {error}") from error
+            text = path.read_text(encoding="utf-8")
+            tree = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise SettingsInvalid(written.not_toml(path.name, text, error)) from error
+        except UnicodeDecodeError as error:
+            raise SettingsInvalid(f"{path} is not UTF-8 ({error.reason}): save it as UTF-8.") from error
         except OSError as error:
             raise SettingsInvalid(f"{path} cannot be read: {error.strerror}.") from error
     elif named is not None:
@@ -205,7 +210,10 @@ def load(file: Path | None = None, environment: Mapping[str, str] | None = None,
     try:
         settings = msgspec.convert(tree, Settings, strict=False)
     except msgspec.ValidationError as error:
-        raise SettingsInvalid(f"{path.name} or the environment: {error}") from error
+        where, said = written.misfit(tree, msgspec.to_builtins(Settings()), error)
+        if written.says(text, where) and written.at(tomllib.loads(text), where) == written.at(tree, where):
+            raise SettingsInvalid(written.fault(path.name, text, where, said)) from error
+        raise SettingsInvalid(f"{path.name} or the environment: {where}: {said}") from error
     _check(settings)
     return settings
 

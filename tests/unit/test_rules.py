@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from ari_app.errors import SettingsInvalid
-from ari_app.rules import RuleBook, Rules, file_of, line_of, load, open_book, parse
+from ari_app.rules import RuleBook, Rules, file_of, load, open_book, parse, time_of_day
 from ari_app.settings import PROJECT
+from ari_app.written import line_of
 
 EXAMPLE = PROJECT / "desk.example.toml"
 
@@ -86,6 +87,16 @@ WRONG = [
     ("[callbacks]\nretry_after_s = [30]\n", 2, "60 or more"),
     ("[callbacks]\nexpires_after_s = 60\n", 2, "3600 or more"),
     ("[callbacks]\nring_s = 5\n", 2, "10 to 120"),
+    ("[routing]\nusual_lines = [“party”]\n", 2, "write ASCII quotes and commas"),
+    ("[routing]\nusual_lines = ['party'， 'lawyer']\n", 2, "There is ，: write ASCII"),
+    ("[hours.weekly]\nmonday = ['08：30-17：30']\n", 2, "There is ：: write ASCII"),
+    ("[pauses]\ncode = '1'\nname = '小休'\n", 1, "Write [[pauses]], with two brackets"),
+    ("[lines.party.steps]\nafter_s = 0\n", 1, "Write [[lines.party.steps]], with two brackets"),
+    ("[hours.weekly]\nmonday = ['08:30-17:30']\n\ntuesday = '08:30-17:30'\n", 4, 'Write tuesday = ["08:30-17:30"].'),
+    ("[hours.lines.lawyer.weekly]\n\nsunday = '08:30-17:30'\n", 3, 'Write sunday = ["08:30-17:30"].'),
+    ("[hours.lines.lawyer]\n\nweakly = {}\n", 3, "weakly"),
+    ("[callbacks]\nallowed = ['24:00', '09:00']\n", 2, "the earlier first"),
+    ("[callbacks]\nallowed = ['08:00', '24:01']\n", 2, "two times of day"),
     ("[hours]\n\ncalendar = 'none.toml'\n", 3, "hours.calendar: cannot be read (No such file or directory): write"),
     ("[hours]\ncalendar = 'ari_app'\n", 2, "Is a directory"),
     ("[hours]\ncalendar = 'pyproject.toml'\n", 2, "Write it as in ari_app/calendar.toml"),
@@ -182,3 +193,8 @@ def test_the_calendar_in_force_is_kept_with_the_rules(tmp_path, monkeypatch):
     assert open_book(kept).now.hours.days.years == {2027}
     own.write_text("[2027\n", encoding="utf-8")
     assert open_book(kept).now.hours.days.years == {2027}
+
+
+def test_people_may_be_called_until_midnight():
+    assert parse("[callbacks]\nallowed = ['00:00', '24:00']\n").callbacks.allowed == ("00:00", "24:00")
+    assert time_of_day("24:00") > time_of_day("23:59")

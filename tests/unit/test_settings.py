@@ -106,7 +106,10 @@ def test_the_environment_wins_over_the_file_and_leaves_the_rest_of_its_group(tmp
     ("text", "said"),
     [
         ("instance = ", "not valid TOML"),
-        ("[queue]\nwrapup_s = 20\n", "wrapup_s"),
+        ("\ninstance = “court”\n", "line 2: not valid TOML: Invalid value. There is “ ”: write ASCII quotes"),
+        ("[queue]\nwrapup_s = 20\n", "hotline.toml, line 2: queue.wrapup_s: Object contains unknown field"),
+        ("[queue]\nwrapup_s = 20\n", "Known here: announce_every_s, "),
+        ("[trunk]\n\naddresses = '10.0.0.1'\n", "line 3: trunk.addresses: Expected `array`"),
         ('[answering]\nafter_rings = "many"\n', "answering.after_rings"),
         ("nonsense = 1\n", "nonsense"),
         ("queue = 5\n", "queue"),
@@ -119,6 +122,15 @@ def test_a_bad_file_is_named_with_what_is_wrong_in_it(tmp_path: Path, text, said
         load(file, {})
     assert "hotline.toml" in str(refused.value)
     assert said in str(refused.value)
+
+
+def test_what_the_environment_says_wrongly_is_not_looked_for_in_the_file(tmp_path: Path):
+    file = tmp_path / "hotline.toml"
+    file.write_text("[queue]\nwrap_up_s = 20\n", encoding="utf-8")
+    with pytest.raises(SettingsInvalid, match=r"toml or the environment: queue\.annonce: .*Known here: announce"):
+        load(file, {"SANLING_QUEUE__ANNONCE": "3"})
+    with pytest.raises(SettingsInvalid, match=r"toml or the environment: queue\.wrap_up_s: Expected"):
+        load(file, {"SANLING_QUEUE__WRAP_UP_S": "soon"})
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path):
