@@ -97,7 +97,8 @@ def draw(board: dict[str, Any], view: View, now: float, zone: dt.tzinfo, height:
 
 
 def _figures(board: dict[str, Any], elapsed_s: float) -> RenderableType:
-    today, waiting = board["today"], board["waiting"]
+    today = board["today"]
+    waiting = [one for one in board["waiting"] if one["kind"] == "caller"]
     cells = (
         ("排队", str(len(waiting))),
         ("最长等待", clock_of(max((one["waited_s"] + elapsed_s for one in waiting), default=0.0))),
@@ -122,18 +123,24 @@ def _figures(board: dict[str, Any], elapsed_s: float) -> RenderableType:
 
 def _queue(waiting: list[dict[str, Any]], elapsed_s: float, rows: int) -> Panel:
     table = Table(box=None, expand=True, pad_edge=False)
-    for name in ("位", "已等", "预计", "需求", "来电", "身份", "呼叫"):
+    for name in ("位", "线", "已等", "预计", "需求", "来电", "身份", "呼叫"):
         table.add_column(name, no_wrap=True)
     for one in waiting[:rows]:
         waited_s = one["waited_s"] + elapsed_s
         colour = "red" if waited_s >= LATE_S else "yellow" if waited_s >= WARM_S else ""
         table.add_row(
-            str(one["position"]), Text(clock_of(waited_s), colour), clock_of(one["expected_wait_s"]),
-            NEEDS.get(one["need"] or "", "—"), one["caller"][-4:] if one["caller"] else "未显示",
-            "已核身" if one["verified"] else "未核身", one["offered_to"] or "",
+            str(one["position"]), one["line_name"], Text(clock_of(waited_s), colour), clock_of(one["expected_wait_s"]),
+            NEEDS.get(one["need"] or "", "—"), *_who(one), one["offered_to"] or "",
         )  # fmt: skip
     more = f"，另有 {len(waiting) - rows} 位" if len(waiting) > rows else ""
     return Panel(table if waiting else Text("无人排队", "dim"), title=f"排队 {len(waiting)}{more}", title_align="left")
+
+
+def _who(one: dict[str, Any]) -> tuple[str, str]:
+    """The number's end and the identity of one who waits."""
+    if one["kind"] == "callback":
+        return "回电", ""
+    return one["caller"][-4:] if one["caller"] else "未显示", "已核身" if one["verified"] else "未核身"
 
 
 def _agents(agents: list[dict[str, Any]], view: View, elapsed_s: float, rows: int) -> Panel:
@@ -148,10 +155,10 @@ def _agents(agents: list[dict[str, Any]], view: View, elapsed_s: float, rows: in
         table.add_column(column, no_wrap=True)
     for one in chosen[:rows]:
         state, colour = STATES[one["state"]]
-        code = f" {one['pause_code']}" if one.get("pause_code") else ""
+        pause = one["pause_name"] or one["pause_code"]
         table.add_row(
-            one["number"], one["name"] or "", Text(state + code, colour), clock_of(one["for_s"] + elapsed_s),
-            (one["call"] or "").rpartition("-")[2],
+            one["number"], one["name"] or "", Text(f"{state} {pause}" if pause else state, colour),
+            clock_of(one["for_s"] + elapsed_s), (one["call"] or "").rpartition("-")[2],
         )  # fmt: skip
     more = f"，另有 {len(chosen) - rows} 人" if len(chosen) > rows else ""
     return Panel(table, title=f"座席·{name} {len(chosen)}{more}", title_align="left")

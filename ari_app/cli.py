@@ -30,7 +30,7 @@ from ari_app.flow.duty import ON_A_CALL, Duty, day_of, times
 from ari_app.flow.fairness import overtakings
 from ari_app.flow.manual import manual
 from ari_app.flow.routing import usual_skills
-from ari_app.founding import access_file, hand_out, prepare, shown
+from ari_app.founding import access_file, hand_out, prepare, shown, take_back
 from ari_app.instance import Instance
 from ari_app.processes import Notice
 from ari_app.settings import PROJECT, Settings
@@ -367,13 +367,50 @@ def add_agent(number: str, name: str) -> None:
         session.flush()
         instance.write_agents(staff.accounts(session))
     hand_out(settings, [access])
+    tell_access(settings, access)
+    tell_asterisk(instance, "it will know the account when it starts")
+
+
+@agents_app.command("access")
+def new_access(number: str) -> None:
+    """A new password and PIN: forgotten, locked, or no longer a secret. The old ones hold no more."""
+    settings = house_rules.load()
+    instance = Instance(settings)
+    with reading(settings) as session:
+        access = staff.new_access(session, number)
+        session.flush()
+        instance.write_agents(staff.accounts(session))
+    hand_out(settings, [access])
+    tell_access(settings, access)
+    tell_asterisk(instance, "it will know the password when it starts")
+
+
+@agents_app.command("remove")
+def remove_agent(number: str) -> None:
+    """Cannot register or sign in any more, and the agent's API tokens are revoked. All that was recorded stays."""
+    settings = house_rules.load()
+    instance = Instance(settings)
+    with reading(settings) as session:
+        staff.remove(session, number, time.time())
+        session.flush()
+        instance.write_agents(staff.accounts(session))
+    take_back(settings, number)
+    out.print(f"agent {number} is removed; `sanling agents access {number}` takes that back")
+    tell_asterisk(instance, "it will not know the account when it starts")
+
+
+def tell_access(settings: Settings, access: staff.Access) -> None:
     out.print(
         f"agent {access.number}: password {access.password}, PIN {access.pin} (also in {shown(access_file(settings))})"
     )
+
+
+def tell_asterisk(instance: Instance, otherwise: str) -> None:
+    """Of accounts that were written anew."""
     try:
         asyncio.run(instance.reload_agents())
     except (AriError, SanlingError, OSError):
-        out.print("Asterisk is not running; it will know the account when it starts.")
+        out.print(f"Asterisk is not running; {otherwise}.")
 
 
 @agents_app.command("skill")
@@ -383,9 +420,11 @@ def set_skill(
     level: Annotated[int, typer.Argument(help="1 helps out, 3 usual, 5 best; 0: not at all.")],
 ) -> None:
     """How good an agent is at a line, a need or a language. Holds within ten seconds, and after `sanling reload`."""
-    with reading(house_rules.load()) as session:
-        staff.set_skill(session, number, skill, level)
-    out.print(f"agent {number}: {skill} {level}")
+    settings, routing = house_rules.load(), desk_rules.open_book().now.routing
+    with reading(settings) as session:
+        levels = staff.add_skill(session, number, skill, level, routing)
+    kind = next(kind for kind in desk_rules.KINDS if skill in kind)
+    out.print(f"agent {number}: " + ", ".join(f"{one} {levels.get(one) or '—'}" for one in kind))
 
 
 @agents_app.command("skills")
@@ -442,6 +481,43 @@ def list_orders(
     out.print(table)
 
 
+@orders_app.command("show")
+def show_order(order: Annotated[str, typer.Argument(help="Its id, from `sanling orders`.")]) -> None:
+    """Everything there is to answer an order: who, what about, until when, and where it can be heard."""
+    settings = house_rules.load()
+    with reading(settings) as session:
+        for name, said in told_of(orders.dossier(session, order), settings):
+            out.print(f"{name:<12} {said}", markup=False)
+
+
+def told_of(file: orders.Dossier, settings: Settings) -> Iterator[tuple[str, str]]:
+    """What `sanling orders show` prints, line by line."""
+    order = file.order
+    late = "  !" if order.overdue(time.time()) else ""
+    yield "order", order.id
+    yield "kind", f"{order.kind} {orders.KINDS[order.kind]}"
+    yield "caller", order.caller or "—"
+    yield "proven", file.proven or "nobody"
+    yield "case", f"{order.case_id}, {file.case_number}" if file.case_number else "—"
+    yield "need", order.need or "—"
+    yield "due", moment(order.due_at, settings) + late
+    yield "must answer", order.must_answer
+    yield "state", order.standing
+    yield "opened", f"{moment(order.at, settings)} by {order.opened_by}"
+    for change in file.changes:
+        to = f" to {change.must_answer}" if change.must_answer else ""
+        yield "then", f"{moment(change.at, settings)} {change.now}{to} by {change.by} {change.note}".rstrip()
+    yield "call", order.call_id or "—"
+    part = file.part
+    where = f", from {dt.timedelta(seconds=round(part.from_s))} for {part.seconds:.0f} s" if part else ""
+    for copy in file.copies:
+        yield "recording", f"{copy.store}: {copy.path}{where}"
+    if order.call_id is not None and not file.copies:
+        yield "recording", f"not in a store yet{where}"
+    if order.is_open:
+        yield "next", f'sanling orders close {order.id} --by NUMBER --note "…"'
+
+
 @orders_app.command("close")
 def close_order(
     order: Annotated[str, typer.Argument(help="Its id, from `sanling orders`.")],
@@ -457,7 +533,7 @@ def close_order(
 @orders_app.command("reassign")
 def reassign_order(
     order: Annotated[str, typer.Argument(help="Its id, from `sanling orders`.")],
-    to: Annotated[str, typer.Option(help="A line, or an agent's number.")],
+    to: Annotated[str, typer.Option(help="A line, an agent's number, or leader.")],
     by: Annotated[str, typer.Option(help="Who says so: an agent's number.")],
     note: Annotated[str, typer.Option(help="Why.")] = "",
 ) -> None:

@@ -46,15 +46,28 @@ def prepare(settings: Settings, say: Callable[[str], None], new_stores: bool = F
 
 def hand_out(settings: Settings, new: list[staff.Access]) -> None:
     """Passwords and PINs of new agents, in the one place where they can be read: agents.csv, for the owner only."""
-    if not new:
-        return
+    if new:
+        _write_access(settings, {a.number for a in new}, [[a.number, a.name, a.password, a.pin] for a in new])
+
+
+def take_back(settings: Settings, number: str) -> None:
+    """What agents.csv has of an agent is no longer true."""
+    if access_file(settings).exists():
+        _write_access(settings, {number}, [])
+
+
+def _write_access(settings: Settings, instead_of: set[str], rows: list[list[str]]) -> None:
     file = access_file(settings)
-    fresh = not file.exists()
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8") as opened:
+    kept: list[list[str]] = []
+    if file.exists():
+        with file.open(encoding="utf-8", newline="") as opened:
+            kept = [row for row in list(csv.reader(opened))[1:] if row and row[0] not in instead_of]
+    new = file.with_suffix(".new")
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as opened:
         writer = csv.writer(opened)
-        if fresh:
-            writer.writerow(("number", "name", "password", "pin"))
-        writer.writerows((a.number, a.name, a.password, a.pin) for a in new)
+        writer.writerow(("number", "name", "password", "pin"))
+        writer.writerows(kept + rows)
+    new.replace(file)
 
 
 def access_file(settings: Settings) -> Path:

@@ -20,6 +20,7 @@ from ari_app import settings as house_rules
 from ari_app import store
 from ari_app.api import access
 from ari_app.api.remote import Remote, connect
+from ari_app.errors import SanlingError
 from ari_app.settings import Settings
 from ari_app.store.models import ApiToken
 
@@ -65,16 +66,22 @@ def agents_now() -> list[dict[str, Any]]:
         return found
 
 
+IDENTITY = {True: "verified", False: "unverified"}
+
+
 def queue() -> None:
     """Who waits for an agent, in order."""
     settings = house_rules.load()
-    table = Table("", "call", "caller", "since", "waited", "expected", "need", "identity", "offered to", box=None)
+    table = Table(
+        "", "line", "call", "who", "caller", "since", "waited", "expected", "need", "identity", "offered to", box=None
+    )
     with hotline() as remote:
         for one in remote.get("/queue"):
             table.add_row(
-                str(one["position"]), one["call"], one["caller"] or "—", moment(one["since"], settings),
-                f"{one['waited_s']:.0f} s", f"{one['expected_wait_s']:.0f} s", one["need"] or "—",
-                "verified" if one["verified"] else "unverified", one["offered_to"] or "—",
+                str(one["position"]), one["line_name"], one["call"], one["kind"], one["caller"] or "—",
+                moment(one["since"], settings), f"{one['waited_s']:.0f} s", f"{one['expected_wait_s']:.0f} s",
+                one["need"] or "—", "—" if one["kind"] == "callback" else IDENTITY[one["verified"]],
+                one["offered_to"] or "—",
             )  # fmt: skip
     out.print(table if table.rows else "nobody waits")
 
@@ -194,13 +201,21 @@ def take_over(number: Number, leader: Leader = None) -> None:
 
 def _lead(number: str, act: str, leader: str | None) -> None:
     with hotline() as remote:
+        _somebody_leads(remote, leader)
         remote.post(f"/agents/{number}/{act}", leader=leader)
     out.print("the leader's phone rings")
+
+
+def _somebody_leads(remote: Remote, leader: str | None) -> None:
+    """Raises SanlingError if neither the command line nor the token says who."""
+    if leader is None and remote.get("/me")["agent"] is None:
+        raise SanlingError("Say as which leader: --as 612")
 
 
 def pull(call: Annotated[str, typer.Argument(help="From `sanling queue`.")], leader: Leader = None) -> None:
     """The leader's phone rings for this waiting caller, out of turn."""
     with hotline() as remote:
+        _somebody_leads(remote, leader)
         remote.post(f"/queue/{call}/pull", leader=leader)
     out.print("the leader's phone rings")
 
@@ -210,6 +225,7 @@ def move(
 ) -> None:
     """The agent serves another line from now on."""
     with hotline() as remote:
+        _somebody_leads(remote, leader)
         remote.post(f"/agents/{number}/move", line=line, leader=leader)
     out.print(f"agent {number} serves {line}")
 

@@ -20,10 +20,13 @@ from ari_app.cases import Person
 from ari_app.errors import SanlingError
 from ari_app.flow.sop import Need
 from ari_app.ledger import Ledger
-from ari_app.store.models import Segment, WorkOrder, WorkOrderChange
+from ari_app.rules import LINES
+from ari_app.store.models import Agent, Call, Case, Lawyer, Party, Recording, Segment, WorkOrder, WorkOrderChange
 
 HOTLINE = "hotline"
 """Who opened an order that no agent opened."""
+LEADER = "leader"
+"""Whoever leads the team, as one who must answer."""
 CLOCK_STEP_S = 1e-6
 """An order's changes are at least so far apart, in the order in which they were made, whatever the clock says."""
 
@@ -66,7 +69,7 @@ class Order:
     need: str | None
     due_at: float
     must_answer: str
-    """A line's id, or an agent's number."""
+    """A line's id, an agent's number, or `LEADER`."""
     opened_by: str
     standing: Standing
     changed_at: float
@@ -74,6 +77,8 @@ class Order:
     """What was written at the last change."""
     message: Segment | None = None
     """The message that it came of."""
+    caller: str | None = None
+    """Number of the person in the call that it came of; None: no call, or no number was shown."""
 
     @property
     def is_open(self) -> bool:
@@ -81,6 +86,30 @@ class Order:
 
     def overdue(self, now: float) -> bool:
         return self.is_open and self.due_at < now
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a recording."""
+
+    from_s: float
+    """From the recording's beginning."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Dossier:
+    """All there is to answer an order."""
+
+    order: Order
+    proven: str | None
+    """Name of whom it concerns, if an identity was proven."""
+    case_number: str | None
+    changes: tuple[WorkOrderChange, ...]
+    copies: tuple[Recording, ...]
+    """Of the call's recording, in the stores."""
+    part: Part | None
+    """Of it what was said: the message, or the reason of a low score."""
 
 
 def open_order(
@@ -151,6 +180,33 @@ def open_orders_of(session: Session, person: Person, cases: Collection[int]) -> 
     return [order for order in _standing(session, found) if order.is_open]
 
 
+def dossier(session: Session, order_id: str) -> Dossier:
+    """Raises SanlingError if there is no such order."""
+    row = _row(session, order_id)
+    [order] = _standing(session, [row])
+    person: Party | Lawyer | None = None
+    if row.party_id is not None:
+        person = session.get(Party, row.party_id)
+    elif row.lawyer_id is not None:
+        person = session.get(Lawyer, row.lawyer_id)
+    case = session.get(Case, row.case_id) if row.case_id is not None else None
+    call = session.get(Call, row.call_id) if row.call_id is not None else None
+    changes = select(WorkOrderChange).where(WorkOrderChange.order_id == order_id).order_by(WorkOrderChange.at)
+    copies = select(Recording).where(Recording.call_id == row.call_id).order_by(Recording.store)
+    said = order.message
+    if order.kind is Kind.RATING:
+        reason = select(Segment).where(Segment.call_id == row.call_id, Segment.kind == "reason", Segment.at >= row.at)
+        said = session.scalar(reason.order_by(Segment.at).limit(1))
+    return Dossier(
+        order=order,
+        proven=person.name if person is not None else None,
+        case_number=case.number if case is not None else None,
+        changes=tuple(session.scalars(changes)),
+        copies=tuple(session.scalars(copies)),
+        part=Part(max(said.at - call.at, 0.0), said.seconds) if said is not None and call is not None else None,
+    )
+
+
 def change(
     session: Session,
     order_id: str,
@@ -163,17 +219,19 @@ def change(
 ) -> None:
     """Enters that the order is `now` so. `by`: an agent's number, or who else did it.
 
-    Raises SanlingError if there is no such order, it is closed (or, to be reopened, is not), or nobody is named to
-    whom it is reassigned.
+    Raises SanlingError if there is no such order, it is closed (or, to be reopened, is not), or who is named to
+    answer it from now on is nobody.
     """
-    row = session.get(WorkOrder, order_id)
-    if row is None:
-        raise SanlingError(f"There is no order {order_id}; `sanling orders` lists them.")
+    row = _row(session, order_id)
     order = _standing(session, [row])[0]
     if order.is_open == (now is Standing.REOPENED):
         raise SanlingError(f"Order {order_id} is {'still open' if order.is_open else 'closed already'}.")
     if (now is Standing.REASSIGNED) != (must_answer is not None) or now is Standing.OPEN:
         raise SanlingError("To reassign an order, and only then, name the line or the agent who must answer.")
+    if must_answer not in (None, LEADER, *LINES) and session.get(Agent, must_answer) is None:
+        raise SanlingError(
+            f"Nobody is {must_answer!r}: write a line ({', '.join(LINES)}), an agent's number, or {LEADER}."
+        )
     session.add(
         WorkOrderChange(
             id=f"{order_id}~{secrets.token_hex(6)}", order_id=order_id, at=max(at, order.changed_at + CLOCK_STEP_S),
@@ -181,6 +239,13 @@ def change(
         )
     )  # fmt: skip
     session.flush()
+
+
+def _row(session: Session, order_id: str) -> WorkOrder:
+    row = session.get(WorkOrder, order_id)
+    if row is None:
+        raise SanlingError(f"There is no order {order_id}; `sanling orders` lists them.")
+    return row
 
 
 def _standing(session: Session, rows: Collection[WorkOrder]) -> list[Order]:
@@ -192,6 +257,8 @@ def _standing(session: Session, rows: Collection[WorkOrder]) -> list[Order]:
         changes[one.order_id].append(one)
     left = select(Segment).where(Segment.call_id.in_(calls), Segment.kind == Kind.MESSAGE.value)
     messages = {f"{one.call_id}~order-message-{one.n}": one for one in session.scalars(left)}
+    numbers = select(Call.id, Call.caller_number).where(Call.id.in_({row.call_id for row in rows if row.call_id}))
+    callers = {id: number for id, number in session.execute(numbers)}
     found = []
     for row in rows:
         last = changes[row.id][-1] if changes[row.id] else None
@@ -202,6 +269,7 @@ def _standing(session: Session, rows: Collection[WorkOrder]) -> list[Order]:
                 due_at=row.due_at, must_answer=named[-1] if named else row.must_answer, opened_by=row.opened_by,
                 standing=Standing(last.now) if last else Standing.OPEN, changed_at=last.at if last else row.at,
                 note=last.note if last else "", message=messages.get(row.id),
+                caller=callers.get(row.call_id or ""),
             )
         )  # fmt: skip
     return sorted(found, key=lambda order: (order.due_at, order.id))

@@ -121,7 +121,7 @@ class Floor:
         raise NotThere(f"There is no agent {number}, or it is not yours to see.")
 
     def _agents(self, named: bool) -> list[shapes.Agent]:
-        now = self.house.clock()
+        now, rules = self.house.clock(), self.house.desk.rules.now
         return [
             shapes.Agent(
                 number=one.number,
@@ -133,6 +133,7 @@ class Floor:
                 wrap_up_until=one.wrap_up_until,
                 phone=one.phone,
                 pause_code=one.pause_code,
+                pause_name=pause.name if (pause := rules.pause(one.pause_code)) else None,
             )
             for one in sorted(self.house.desk.agents(), key=lambda one: one.number)
         ]
@@ -155,6 +156,7 @@ class Floor:
                     caller=shown(call.number, reach) if call else None,
                     position=desk.position(waits.call_id),
                     line=waits.wants.line,
+                    line_name=getattr(desk.rules.now.lines, waits.wants.line).name,
                     priority=waits.wants.priority,
                     since=waits.since,
                     waited_s=max(now - waits.since, 0.0),
@@ -229,11 +231,12 @@ class Floor:
         return await self.look(read)
 
     async def orders(self, holder: Holder, *, closed: bool) -> list[shapes.Order]:
-        own = holder.agent if holder.reach(Act.SEE_ORDERS) is Reach.OWN else None
+        reach = holder.reach(Act.SEE_ORDERS)
+        own = holder.agent if reach is Reach.OWN else None
 
         def read(session: Session) -> list[shapes.Order]:
             return [
-                shapes.Order.of(one, self.house.clock())
+                shapes.Order.of(one, self.house.clock(), shown(one.caller, reach))
                 for one in orders.orders(session, open_only=not closed)
                 if own in (None, one.must_answer, one.opened_by)
             ]
@@ -433,7 +436,7 @@ class Floor:
 
         await self.act(holder, Act.CLOSE_ORDER, work, agent=order.must_answer, call=order.call_id, detail=id)
         changed: orders.Order | None = await self.read(find)
-        return shapes.Order.of(changed or order, now)
+        return shapes.Order.of(changed or order, now, shown(order.caller, holder.reach(Act.SEE_ORDERS)))
 
     async def reload(self, holder: Holder) -> None:
         """Raises NotAllowed, SettingsInvalid."""

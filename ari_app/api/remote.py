@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,10 +15,15 @@ from sqlalchemy.orm import Session
 from ari_app import store
 from ari_app.api.access import Role, new_token
 from ari_app.errors import SanlingError
-from ari_app.settings import Settings
+from ari_app.settings import PROJECT, Settings
 
 WITHIN_S = 6.0
 """A little longer than the API itself waits for the controller."""
+UNKNOWN_TOKEN = 401
+UNKNOWN_GIVEN = (
+    "The token in SANLING_API_TOKEN is not known here, or it is revoked: `sanling token new ROLE` makes another; "
+    "without SANLING_API_TOKEN the command line uses its own."
+)
 SILENT_S = 25.0
 """A stream says something every 10 s."""
 
@@ -33,7 +39,11 @@ class Refused(SanlingError):
 class Remote:
     """Asks the API of the instance that `settings` name. Every method raises NoAnswer and Refused."""
 
-    def __init__(self, settings: Settings, token: str, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self, settings: Settings, token: str, transport: httpx.BaseTransport | None = None, *, unknown: str = ""
+    ) -> None:
+        """`unknown`: what to do if nobody knows the token."""
+        self._unknown = unknown
         self._url = f"http://{settings.control_address}:{settings.api_port}"
         self._client = httpx.Client(
             base_url=f"{self._url}/v1", timeout=WITHIN_S, transport=transport, trust_env=False,
@@ -85,21 +95,32 @@ class Remote:
         try:
             problem = answer.json()
             said = " ".join([problem["detail"], *problem["errors"]])
+            if answer.status_code == UNKNOWN_TOKEN and self._unknown:
+                said = self._unknown
         except (ValueError, KeyError, TypeError):
             said = f"Who answers at {self._url} is not the hotline's API ({answer.status_code})."
         return Refused(said)
 
 
-def connect(settings: Settings) -> Remote:
+def connect(settings: Settings, transport: httpx.BaseTransport | None = None) -> Remote:
     """With the token of `settings`, else the command line's own. Raises SanlingError."""
-    return Remote(settings, settings.api_token or own_token(settings))
+    if settings.api_token:
+        return Remote(settings, settings.api_token, transport, unknown=UNKNOWN_GIVEN)
+    file = token_file(settings)
+    shown = file.relative_to(PROJECT) if file.is_relative_to(PROJECT) else file
+    unknown = f"The token in {shown} is not known here: remove that file, a new one is made."
+    return Remote(settings, own_token(settings), transport, unknown=unknown)
+
+
+def token_file(settings: Settings) -> Path:
+    return settings.run_dir / "cli.token"
 
 
 def own_token(settings: Settings) -> str:
     """The command line's token, a leader's: whoever can read the instance's folder may do everything anyway. Made when
     it is first needed; ``sanling token revoke`` and removing the file make a new one.
     """
-    file = settings.run_dir / "cli.token"
+    file = token_file(settings)
     try:
         return file.read_text(encoding="ascii").strip()
     except FileNotFoundError:

@@ -59,6 +59,7 @@ class Agent(Shape):
     wrap_up_until: Moment | None = Field(description="Unix seconds at which wrap-up ends by itself.")
     phone: str | None = Field(description="The registered phone at which the agent sits; null when signed out.")
     pause_code: str | None = Field(description="Code of the pause, as dialled after *13.")
+    pause_name: str | None = Field(description="The pause as desk.toml calls it; null: no pause, or one without a name.")
 
 
 class Waiting(Shape):
@@ -67,6 +68,7 @@ class Waiting(Shape):
     caller: Masked
     position: int = Field(description="1: next of its line.", ge=0)
     line: str = Field(description="party, lawyer or second_line.")
+    line_name: str = Field(description="The line as desk.toml calls it.")
     priority: int = Field(description="Higher comes first, whenever it joined.")
     since: Moment
     waited_s: Seconds
@@ -190,21 +192,24 @@ class Listening(Shape):
 class Order(Shape):
     id: str
     at: Moment
-    kind: str = Field(description="message, second_line, disposition or exception.")
+    kind: str = Field(description="message, second_line, disposition, rating or exception.")
     call: str | None
+    caller: Masked
+    case: int | None = Field(description="A case's id in the database.")
     need: str | None
     due_at: Moment
     overdue: bool
-    must_answer: str = Field(description="A line's id or an agent's number.")
+    must_answer: str = Field(description="A line's id, an agent's number, or leader.")
     opened_by: str = Field(description="An agent's number, or hotline.")
     standing: str = Field(description="open, taken, reassigned, closed or reopened.")
 
     @classmethod
-    def of(cls, one: orders.Order, now: float) -> Order:
+    def of(cls, one: orders.Order, now: float, caller: str | None) -> Order:
+        """`caller`: the number, masked for whom it must be."""
         return cls(
-            id=one.id, at=one.at, kind=one.kind.value, call=one.call_id, need=one.need, due_at=one.due_at,
-            overdue=one.overdue(now), must_answer=one.must_answer, opened_by=one.opened_by,
-            standing=one.standing.value,
+            id=one.id, at=one.at, kind=one.kind.value, call=one.call_id, caller=caller, case=one.case_id,
+            need=one.need, due_at=one.due_at, overdue=one.overdue(now), must_answer=one.must_answer,
+            opened_by=one.opened_by, standing=one.standing.value,
         )  # fmt: skip
 
 

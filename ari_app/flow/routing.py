@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple, TypeVar
 
-from ari_app.rules import LANGUAGES, LINES, NEEDS, Line, Routing, Rules, Step
+from ari_app.rules import KINDS, Line, Routing, Rules, Step
 
 Skills = Mapping[str, int]
 """Level by skill; what is not in it the agent cannot do."""
@@ -101,14 +101,21 @@ class OnDuty:
 def usual_skills(known: Skills, usual: Routing) -> dict[str, int]:
     """`known` skills of an agent; for a kind of skill (line, need, language) of which none is known, the usual ones."""
     skills = dict(known)
-    for kind, by_default in (
-        (LINES, usual.usual_lines),
-        (NEEDS, usual.usual_needs),
-        (LANGUAGES, usual.usual_languages),
-    ):
+    usually = (usual.usual_lines, usual.usual_needs, usual.usual_languages)
+    for kind, by_default in zip(KINDS, usually, strict=True):
         if not any(skill in known for skill in kind):
             skills |= dict.fromkeys(by_default, usual.usual_level)
     return {skill: level for skill, level in skills.items() if level > 0}
+
+
+def levels_with(known: Skills, skill: str, level: int, usual: Routing) -> dict[str, int]:
+    """The levels of the kind of `skill` once this one is set. Usual ones that held are among them: they would hold no
+    more as soon as one of the kind is known, and adding a skill takes no other away.
+    """
+    kind = next(kind for kind in KINDS if skill in kind)
+    held = usual_skills(known, usual)
+    there = {one: held.get(one, known.get(one)) for one in kind}
+    return {one: value for one, value in there.items() if value is not None} | {skill: level}
 
 
 def steps_of(rules: Rules, line: str) -> tuple[Step, ...]:

@@ -362,9 +362,25 @@ async def test_an_order_is_closed_by_whom_it_is_for(api):
     house = api.house.house
     for who in ("601", "602"):
         orders.open_order(
-            house.ledger, kind=orders.Kind.MESSAGE, at=1.0, due_at=2.0, must_answer=who, call_id=f"c-{who}"
+            house.ledger,
+            kind=orders.Kind.MESSAGE,
+            at=1.0,
+            due_at=2.0,
+            must_answer=who,
+            call_id=f"c-{who}",
+            case_id=7 if who == "601" else None,
         )
     await asyncio.sleep(1)
+    house.ledger.write(models.Call(id="c-601", caller_number="15400001001", called_number="12368", at=1.0))
+    await asyncio.sleep(1)
+    seen = {role: await api.get(role, "/orders") for role in ("leader", "inspector", "agent")}
+    numbers = {role: {one["must_answer"]: one["caller"] for one in rows} for role, rows in seen.items()}
+    assert numbers == {
+        "leader": {"601": "15400001001", "602": None},
+        "inspector": {"601": "*********01", "602": None},
+        "agent": {"601": "*********01"},
+    }
+    assert {one["must_answer"]: one["case"] for one in seen["leader"]} == {"601": 7, "602": None}
     mine = await api.get("agent", "/orders")
     assert [(one["must_answer"], one["overdue"]) for one in mine] == [("601", True)]
     closed = await api.ask("agent", "POST", f"/orders/{mine[0]['id']}/close", json={"note": "answered"})

@@ -21,20 +21,21 @@ PICTURES = Path(__file__).parent / "boards"
 
 def agent(number: str, name: str, state: str, for_s: float, **more: Any) -> dict[str, Any]:
     return {"number": number, "name": name, "state": state, "since": AT - for_s, "for_s": for_s, "call": None,
-            "wrap_up_until": None, "phone": number, "pause_code": None, **more}  # fmt: skip
+            "wrap_up_until": None, "phone": number, "pause_code": None, "pause_name": None, **more}  # fmt: skip
 
 
 def waiting(position: int, waited_s: float, need: str | None, **more: Any) -> dict[str, Any]:
-    return {"call": f"hotline-1794999000.{position}", "caller": f"*********{position:02}", "position": position,
-            "since": AT - waited_s, "waited_s": waited_s, "expected_wait_s": 60.0 * position, "need": need,
-            "verified": position % 2 == 1, "offered_to": None, **more}  # fmt: skip
+    return {"call": f"hotline-1794999000.{position}", "kind": "caller", "line_name": "当事人",
+            "caller": f"*********{position:02}", "position": position, "since": AT - waited_s,
+            "waited_s": waited_s, "expected_wait_s": 60.0 * position, "need": need, "verified": position % 2 == 1,
+            "offered_to": None, **more}  # fmt: skip
 
 
 BUSY: dict[str, Any] = {
     "at": AT, "last_event": "x-1", "linked": True,
     "agents": [
         agent("601", "何静", "talking", 125.0, call="hotline-1794999870.4"), agent("602", "郭磊", "idle", 8.0),
-        agent("603", "马超", "paused", 610.0, pause_code="2"), agent("604", "林芳", "wrap_up", 12.0),
+        agent("603", "马超", "paused", 610.0, pause_code="2", pause_name="用餐"), agent("604", "林芳", "wrap_up", 12.0),
         agent("605", "罗丹", "ringing", 3.0, call="hotline-1794999990.9"), agent("606", "宋涛", "no_answer", 45.0),
         agent("607", "谢敏", "signed_out", 0.0, phone=None), agent("608", "唐勇", "idle", 40.0),
     ],
@@ -42,7 +43,7 @@ BUSY: dict[str, Any] = {
                         "signed_out": 1, "reserved": 0, "consulting": 0},
     "waiting": [
         waiting(1, 95.0, "pressing", offered_to="605"), waiting(2, 30.0, "milestone"),
-        waiting(3, 4.0, None, caller=None),
+        waiting(3, 4.0, None, caller=None, line_name="律师"), waiting(4, 3.0, None, caller=None, kind="callback"),
     ],
     "calls": [],
     "today": {"since": AT - 40000, "over": 412, "handled": 380, "abandoned": 12, "failed": 1, "service_level": 0.8535,

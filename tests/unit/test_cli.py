@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
+import io
 import os
 import re
 import subprocess
@@ -14,8 +16,10 @@ from zoneinfo import ZoneInfo
 import pytest
 from typer.testing import CliRunner, Result
 
-from ari_app import cli, sample, store
+from ari_app import cli, sample, staff, store
+from ari_app.api import access
 from ari_app.cli import app
+from ari_app.desk import pin_matches
 from ari_app.errors import SanlingError
 from ari_app.flow.sop import Heard, Progress, step
 from ari_app.settings import PROJECT
@@ -148,9 +152,62 @@ def test_an_agent_is_added_and_told_once_how_to_sign_in(instance):
     assert "680" in sanling("agents", "list").output
 
 
+def database(instance):
+    return store.session(store.open_engine(f"sqlite:///{instance / 'sanling.db'}"))
+
+
+def test_an_agent_gets_a_new_password_and_pin_and_is_not_locked_any_more(instance):
+    sanling("agents", "add", "680", "新来")
+    [before] = csv.reader(io.StringIO((instance / "agents.csv").read_text(encoding="utf-8").splitlines()[1]))
+    with database(instance) as session:
+        session.get(models.Agent, "680").locked_until = AT * 2
+    told = sanling("agents", "access", "680")
+    assert told.exit_code == 0, told.output
+    rows = list(csv.reader(io.StringIO((instance / "agents.csv").read_text(encoding="utf-8"))))
+    assert [row[:2] for row in rows] == [["number", "name"], ["680", "新来"]], "one row an agent"
+    _, _, password, pin = rows[1]
+    assert f"password {password}, PIN {pin}" in told.output
+    assert (password, pin) != tuple(before[2:])
+    with database(instance) as session:
+        agent = session.get(models.Agent, "680")
+        assert agent.locked_until is None
+        assert agent.sip_ha1 == staff.sip_ha1("680", password)
+        assert pin_matches(pin, agent.pin_hash)
+    assert (instance / "agents.csv").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_agent_who_is_removed_neither_registers_nor_signs_in_and_stays_known(instance):
+    sanling("agents", "add", "680", "新来")
+    with database(instance) as session:
+        token, _ = access.new_token(session, "agent", "680", "", AT)
+    gone = sanling("agents", "remove", "680")
+    assert gone.exit_code == 0, gone.output
+    assert "680" not in (instance / "etc" / "pjsip-agents.conf").read_text()
+    assert "680" not in (instance / "agents.csv").read_text()
+    with database(instance) as session:
+        agent = session.get(models.Agent, "680")
+        assert agent.name == "新来"
+        assert not pin_matches("", agent.pin_hash)
+        assert access.holder_of(session, access.digest(token)) is None
+    assert "is removed already" in str(sanling("agents", "remove", "680").exception)
+    assert "680 is taken" in str(sanling("agents", "add", "680", "another").exception)
+    assert sanling("agents", "access", "680").exit_code == 0
+    assert "680" in (instance / "etc" / "pjsip-agents.conf").read_text()
+
+
+def test_an_agent_in_work_is_not_removed_nor_one_at_whose_phone_a_colleague_is(instance):
+    with database(instance) as session:
+        agent = session.get(models.Agent, "602")
+        agent.state, agent.phone = "idle", "603"
+    assert "first `sanling agents sign-out 602`" in str(sanling("agents", "remove", "602").exception)
+    assert "602 is signed in at phone 603" in str(sanling("agents", "remove", "603").exception)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (("agents", "access", "999"), "There is no agent 999"),
+        (("agents", "remove", "999"), "There is no agent 999"),
         (("replay", "cli-0.0"), "There is no call cli-0.0"),
         (("agents", "add", "601", "another"), "601 is taken"),
         (("agents", "time", "--day", "yesterday"), "2026-03-02"),
@@ -235,10 +292,12 @@ def test_an_agent_is_made_a_mentor_and_a_role_that_does_not_exist_is_told(instan
 
 
 def test_agents_skills_are_set_and_listed_and_what_cannot_be_is_a_sentence(instance):
-    assert sanling("agents", "skill", "601", "lawyer", "5").exit_code == 0
+    assert sanling("agents", "skill", "601", "lawyer", "5").output == "agent 601: party 3, lawyer 5, second_line —\n"
     assert sanling("agents", "skill", "601", "lawyer", "4").exit_code == 0
+    assert sanling("agents", "skill", "603", "party", "0").output == "agent 603: party —, lawyer 3, second_line —\n"
     lines = {line.split()[0]: line.split()[1:4] for line in sanling("agents", "skills").output.splitlines()[1:]}
-    assert lines["601"] == ["—", "4", "—"]
+    assert lines["601"] == ["3", "4", "—"]
+    assert lines["603"] == ["—", "3", "—"]
     assert lines["602"] == ["3", "3", "—"]
     for arguments, said in (
         (("601", "cooking", "3"), "second_line"),

@@ -10,7 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ari_app.flow.routing import Fit, Kind, OnDuty, Router, Waiting, Wants, fit, may_take, next_pair, usual_skills
+from ari_app.flow.routing import (
+    Fit,
+    Kind,
+    OnDuty,
+    Router,
+    Waiting,
+    Wants,
+    fit,
+    levels_with,
+    may_take,
+    next_pair,
+    usual_skills,
+)
 from ari_app.rules import LANGUAGES, LEVELS, LINES, NEEDS, SKILLS, Line, Lines, Routing, Rules, Step
 
 RULES = Rules()
@@ -68,6 +80,14 @@ def test_an_agent_of_whom_nothing_is_known_has_the_usual_skills():
         "english": 4
     }
     assert "lawyer" not in usual_skills({"party": 3, "lawyer": 0}, RULES.routing)
+
+
+def test_setting_one_level_takes_no_usual_one_of_the_kind_away():
+    usual = RULES.routing
+    assert levels_with({}, "second_line", 5, usual) == {"party": 3, "lawyer": 3, "second_line": 5}
+    assert levels_with({}, "lawyer", 0, usual) == {"party": 3, "lawyer": 0}
+    assert levels_with({"party": 2, "lawyer": 0}, "party", 4, usual) == {"party": 4, "lawyer": 0}
+    assert levels_with({"party": 2}, "english", 4, usual) == {"mandarin": 3, "english": 4}
 
 
 def test_the_circle_widens_with_the_wait():
