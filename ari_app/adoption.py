@@ -80,6 +80,8 @@ async def take_up(house: Hotline, past: Past, inbox: Mailbox, now: Snapshot) -> 
     legs = _remember(call, past, now)
     channel = next((channel for channel in now.channels if channel.id == call.id), None)
     await _settle_what_was_let_go(call, past, legs, now)
+    if isinstance(call, Outbound):
+        await call.load_person()
     if call.story.messages or call.story.recording is not None:
         await _recall_person(call, past)
         await call.settle_messages()
@@ -101,6 +103,7 @@ async def take_up(house: Hotline, past: Past, inbox: Mailbox, now: Snapshot) -> 
         call.remember_context(channel)
         call.pad = pad_of(call.progress.state)
         await _recall_person(call, past)
+        call.callmeback.take_up(call.person)
         await _recall_callback(call)
         call.watch_ceiling()
         await _go_on(call, now)
@@ -442,6 +445,7 @@ async def _placing_goes_on(call: Outbound, now: Snapshot) -> None:
     """What became of the agent's leg and, while the person is called, of the outside one."""
     channels = {channel.id: channel for channel in now.channels}
     offer, state = call.talk.offer, call.progress.state
+    await call.find_ringback()
     leg = channels.get(offer.channel) if offer is not None else None
     if offer is None or leg is None or leg.state == "Down":  # never rung, or gone
         if offer is not None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import tzinfo
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from ari_app.desk import Desk, Reserved
 from ari_app.flow import callbacks as law
@@ -84,6 +84,8 @@ class Callbacks:
         self.ids = CallIds(instance, clock)
         self._wishes: dict[str, Wish] = {}
         self._seats: dict[str, Seat] = {}
+        self._on_the_line: dict[str, str] = {}
+        """Of whose callback the person is on the line in a call of the person's own: the call."""
         self.place: Callable[[models.OutboundCall], None] | None = None
 
     @property
@@ -92,7 +94,7 @@ class Callbacks:
 
     def all(self) -> list[Wish]:
         """Those that are open, in the order in which they come."""
-        return sorted((w for w in self._wishes.values() if w.is_open), key=lambda w: (not w.first, w.since))
+        return sorted(self._wishes.values(), key=lambda w: (not w.first, w.since))
 
     def open_for(self, number: str | None, party_id: int | None = None, lawyer_id: int | None = None) -> Wish | None:
         return law.open_for(self._wishes.values(), number=number, party_id=party_id, lawyer_id=lawyer_id)
@@ -103,7 +105,12 @@ class Callbacks:
 
     def held_by(self, call_id: str) -> Wish | None:
         """The open callback of the person on this call, or for whom the call was placed."""
-        return next((w for w in self._wishes.values() if w.is_open and w.call_id == call_id), None)
+        mine = (w for w in self._wishes.values() if call_id in (w.call_id, self._on_the_line.get(w.id)))
+        return next(mine, None)
+
+    def is_on_the_line(self, wish_id: str) -> bool:
+        """Whether the person has called in: whoever waits in a call of their own is not dialled."""
+        return wish_id in self._on_the_line
 
     # ------------------------------------------------------------ starting, and from then on
 
@@ -112,13 +119,17 @@ class Callbacks:
         StoreUnavailable.
         """
         self._wishes = {wish.id: wish for wish in await self._ledger.look_up(read)}
+        callers: dict[str, str | None] = {}
         for row in self._ledger.waiting():
-            if isinstance(row, models.Callback):
-                self._wishes.setdefault(row.id, wish_of(row))
+            if isinstance(row, models.Call):
+                callers[row.id] = row.caller_number
+            elif isinstance(row, models.Callback):
+                self._wishes.setdefault(row.id, wish_of(row, callers.get(row.id)))
             elif isinstance(row, models.CallbackEvent):
                 known = self._wishes.get(row.callback_id)
                 if known is not None and row.n > known.rows:
                     self._wishes[known.id] = law.after(known, event_of(row))
+        self._wishes = {wish.id: wish for wish in self._wishes.values() if wish.is_open}
         for wish in list(self._wishes.values()):
             if wish.stage is Stage.RETURNED and wish.call_id not in calls:
                 self.happens(wish, Happened.LEFT, call_id=wish.call_id)
@@ -181,15 +192,16 @@ class Callbacks:
 
     def agent_reserved(self, seat: Seat, agent: str) -> None:
         """One attempt begins, if it still may."""
-        wish = self._wishes[seat.wish_id]
+        wish = self._wishes.get(seat.wish_id)
         now = self._clock()
         if (
-            self._seats.get(wish.id) is not seat
+            wish is None
+            or self._seats.get(wish.id) is not seat
             or self.place is None
             or wish.stage is not Stage.WAITING
             or not self.terms.allows(now, wish.window)
         ):
-            self._get_up(wish.id)
+            self._get_up(seat.wish_id)
             asyncio.get_running_loop().create_task(self._desk.withdraw(seat.call_id, agent), name="withdraw")
             return
         self._get_up(wish.id)
@@ -204,33 +216,51 @@ class Callbacks:
 
     # ------------------------------------------------------------ what becomes of one
 
-    def asked(self, row: models.Callback, *, on_the_line: bool = False) -> Wish | None:
+    def asked(self, row: models.Callback, *, asked_from: str | None = None, on_the_line: bool = False) -> Wish | None:
         """Enters a callback; None if this person has an open one, which is told instead. What is asked again because
-        the person's call was lost comes first from then on. `on_the_line`: in the call that is going on.
+        the person's call was lost comes first from then on. `asked_from`: the number that asks; `on_the_line`: in the
+        call that is going on.
         """
         known = self._wishes.get(row.id) or self.open_for(row.number, row.party_id, row.lawyer_id)
         if known is not None:
-            if known.is_open and known.id != row.id:
+            if known.id != row.id:
                 first = row.reason == "lost" and not known.first
-                self.happens(known, Happened.HASTENED if first else Happened.MOVED, call_id=row.id, number=row.number)
+                self.happens(
+                    known, Happened.HASTENED if first else Happened.MOVED, call_id=row.id, number=row.number,
+                    window=Window(row.window) if row.window else None,
+                )  # fmt: skip
             return None
         self._ledger.write(row)
         self._metrics.callback_left()
-        wish = self._wishes[row.id] = wish_of(row)
+        wish = self._wishes[row.id] = wish_of(row, asked_from)
         if on_the_line:
             self.returned(wish, row.id)
         else:
             self.look()
-        return self._wishes[row.id]
+        return self._wishes.get(row.id, wish)
 
     def moved(self, wish: Wish, number: str, window: Window) -> None:
         self.happens(wish, Happened.MOVED, number=number, window=window)
 
     def returned(self, wish: Wish, call_id: str) -> None:
-        """The person is on the line, and nobody calls back meanwhile."""
-        if wish.stage is Stage.WAITING:
-            self._get_up(wish.id)
+        """The person is on the line, and nobody calls back meanwhile; an attempt that is under way ends first."""
+        if self.now(wish).call_id != call_id:
+            self._on_the_line[wish.id] = call_id
+            self._stays_on_the_line(wish.id)
+
+    def _stays_on_the_line(self, wish_id: str) -> None:
+        call_id, wish = self._on_the_line.get(wish_id), self._wishes.get(wish_id)
+        if call_id is not None and wish is not None and wish.stage is Stage.WAITING:
             self.happens(wish, Happened.RETURNED, call_id=call_id)
+
+    def hung_up(self, wish: Wish, call_id: str, *, served: bool) -> None:
+        """The person's own call is over; `served`: an agent has spoken with the person."""
+        if self._on_the_line.get(wish.id) == call_id:
+            del self._on_the_line[wish.id]
+        if served:
+            self.happens(wish, Happened.SERVED, call_id=call_id)
+        elif wish.stage is Stage.RETURNED and wish.call_id == call_id:
+            self.happens(wish, Happened.LEFT, call_id=call_id)
 
     def was_missed(self, wish: Wish, why: str) -> None:
         """The attempt is over without the person."""
@@ -261,9 +291,13 @@ class Callbacks:
                 agent=event.agent, number=event.number, window=event.window, until=event.until, why=why,
             )
         )  # fmt: skip
-        if event.happened in (Happened.SERVED, Happened.GIVEN_UP, Happened.EXPIRED, Happened.CANCELLED):
+        if event.happened in law.ENDS:
             self._metrics.callback_ended(event.happened.value)
         log.info("callback %s: %s", wish.id, event.happened)
+        if not after.is_open:
+            del self._wishes[wish.id]
+            self._on_the_line.pop(wish.id, None)
+        self._stays_on_the_line(wish.id)
 
     def cancel(self, wish_id: str) -> bool:
         """Nobody is called back any more; False if there is no such open one, or it is being tried."""
@@ -275,25 +309,32 @@ class Callbacks:
 
 
 def read(session: Session) -> list[Wish]:
-    """Every callback that is open, as it stands."""
-    events: dict[str, list[models.CallbackEvent]] = {}
-    for row in session.scalars(select(models.CallbackEvent).order_by(models.CallbackEvent.n)):
-        events.setdefault(row.callback_id, []).append(row)
-    found = []
-    for asked in session.scalars(select(models.Callback)):
-        wish = wish_of(asked)
-        for row in events.get(asked.id, ()):
-            wish = law.after(wish, event_of(row))
-        if wish.is_open:
-            found.append(wish)
-    return found
+    """Every callback that is open, as it stands. What is over is not read: it grows without end."""
+    end = aliased(models.CallbackEvent)
+    ends = [one.value for one in law.ENDS]
+    ended = select(end.n).where(end.callback_id == models.Callback.id, end.event.in_(ends)).exists()
+    asked = (
+        select(models.Callback, models.Call.caller_number)
+        .outerjoin(models.Call, models.Call.id == models.Callback.id)
+        .where(~ended)
+    )
+    found = {row.id: wish_of(row, number) for row, number in session.execute(asked)}
+    told = (
+        select(models.CallbackEvent)
+        .join(models.Callback, models.Callback.id == models.CallbackEvent.callback_id)
+        .where(~ended)
+        .order_by(models.CallbackEvent.n)
+    )
+    for row in session.scalars(told):
+        found[row.callback_id] = law.after(found[row.callback_id], event_of(row))
+    return list(found.values())
 
 
-def wish_of(row: models.Callback) -> Wish:
+def wish_of(row: models.Callback, asked_from: str | None = None) -> Wish:
     return Wish(
         row.id, row.number, since=row.at if row.since is None else row.since, asked_at=row.at,
         first=row.reason == "lost", window=Window(row.window or Window.ANY), role=row.role or "unknown", need=row.need,
-        party_id=row.party_id, lawyer_id=row.lawyer_id,
+        party_id=row.party_id, lawyer_id=row.lawyer_id, asked_from=asked_from,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ari_app import cases
 from ari_app.cases import Person
-from ari_app.flow.callbacks import Happened, Stage, Window, Wish
+from ari_app.flow.callbacks import Window, Wish, is_answered_by
 from ari_app.flow.sop import Heard, Need, Progress
 from ari_app.flow.story import Story
 from ari_app.line import Line
@@ -26,14 +26,15 @@ class CallMeBack:
         self._callbacks = line.hotline.callbacks
         self._own = own
         self._keyed: str | None = None
+        self.person: Person | None = None
+        """Who was proven when an open one was looked for last."""
         self.was_moved = False
         """Whether what was noted last was an open callback, told and moved."""
 
     def open_one(self, person: Person | None) -> Wish | None:
         """This caller's open callback."""
-        mine = self._callbacks.held_by(self._line.id)
-        party, lawyer = (person.party_id, person.lawyer_id) if person else (None, None)
-        return mine or self._callbacks.open_for(self._own, party, lawyer)
+        self.person = person
+        return self._callbacks.held_by(self._line.id) or self._callbacks.open_for(self._own, *ids_of(person))
 
     # ---------------------------------------------------------------- the number
 
@@ -80,8 +81,8 @@ class CallMeBack:
             return
         at, said = story.callback_noted
         window = WINDOWS.get(said, Window.ANY)
-        wish = self.open_one(person)
-        self.was_moved = self._is_open_before(person)
+        wish = self.open_one(person) or self._callbacks.open_for(number, *ids_of(person))
+        self.was_moved = wish is not None and wish.id != self._line.id
         if wish is None:
             wish = self._callbacks.asked(
                 models.Callback(
@@ -90,6 +91,7 @@ class CallMeBack:
                     role=progress.role.value, need=NEED_CODES[progress.need] if progress.need else None,
                     party_id=person.party_id if person else None, lawyer_id=person.lawyer_id if person else None,
                 ),
+                asked_from=self._own,
                 on_the_line=True,
             )  # fmt: skip
         elif (wish.number, wish.window) != (number, window):
@@ -105,11 +107,24 @@ class CallMeBack:
         self._callbacks.returned(wish, self._line.id)
         return min(waiting_since, wish.since)
 
+    def take_up(self, person: Person | None) -> None:
+        """In a call of an earlier controller: nobody calls back meanwhile."""
+        wish = self.open_one(person)
+        if wish is not None:
+            self._callbacks.returned(wish, self._line.id)
+
     def ended(self, *, served: bool) -> None:
         """The call is over: whom an agent has spoken with need not be called any more."""
         wish = self._callbacks.held_by(self._line.id)
-        if wish is not None and wish.stage is Stage.RETURNED:
-            self._callbacks.happens(wish, Happened.SERVED if served else Happened.LEFT, call_id=self._line.id)
+        if wish is not None:
+            party, lawyer = ids_of(self.person)
+            answered = is_answered_by(wish, number=self._own, party_id=party, lawyer_id=lawyer)
+            self._callbacks.hung_up(wish, self._line.id, served=served and answered)
+
+
+def ids_of(person: Person | None) -> tuple[int | None, int | None]:
+    """As party and as lawyer."""
+    return (person.party_id, person.lawyer_id) if person else (None, None)
 
 
 def spoken(number: str) -> tuple[str, ...]:

@@ -65,6 +65,10 @@ def line_channel(call_id: str) -> str:
     return f"{call_id}~line"
 
 
+def ringback_name(call_id: str) -> str:
+    return f"{call_id}~ringback"
+
+
 class Outbound(Call):
     """`errand` is what it is for."""
 
@@ -88,18 +92,15 @@ class Outbound(Call):
         """What must be over before the agent's phone is rung."""
         self._lineless = False
         """There is no outside leg."""
+        self._waits_here = False
+        """The person waits in another call: nobody was dialled."""
 
     async def _begin(self) -> None:
-        errand = self.errand
         if self.waits_for is not None:  # the agent's phone is still busy with the code
             while not self.waits_for.closed:  # noqa: ASYNC110 - a moment, which the code's own end decides
                 await asyncio.sleep(PHONE_FREE_AGAIN_S)
             await asyncio.sleep(PHONE_SETTLES_S)
-        if errand.party_id is not None or errand.lawyer_id is not None:
-            with suppress(StoreUnavailable):  # the opening goes without the name
-                self.person = await self.hotline.ledger.look_up(
-                    lambda s: cases.person(s, party_id=errand.party_id, lawyer_id=errand.lawyer_id)
-                )
+        await self.load_person()
         self._reserved = self.errand.agent
 
         async def make() -> None:
@@ -107,6 +108,15 @@ class Outbound(Call):
 
         await self._through(make)
         await self.take(Heard.HUNG_UP if self._lineless else Heard.CALL_PLACED)
+
+    async def load_person(self) -> None:
+        """Whom it is for, by the errand; without a database the opening goes without the name."""
+        errand = self.errand
+        if errand.party_id is not None or errand.lawyer_id is not None:
+            with suppress(StoreUnavailable):
+                self.person = await self.hotline.ledger.look_up(
+                    lambda s: cases.person(s, party_id=errand.party_id, lawyer_id=errand.lawyer_id)
+                )
 
     # ================================================================ hearing
 
@@ -203,6 +213,11 @@ class Outbound(Call):
 
     async def _call_out(self) -> None:
         """The agent goes into the bridge, the outside leg too, and is dialled."""
+        wish_id = self.errand.callback_id
+        if wish_id is not None and self.hotline.callbacks.is_on_the_line(wish_id):
+            self._waits_here = True
+            self.inbox.put(Heard.OUTSIDE_BUSY)
+            return
         await self.talk.sit_down()
         await self._dial_out()
 
@@ -219,11 +234,16 @@ class Outbound(Call):
 
     async def _start_ringback(self) -> None:
         if self.talk.bridge is not None:
-            self._ringback = f"{self.id}~ringback"
+            self._ringback = ringback_name(self.id)
             with self.line.gone_is_hung_up(None):
                 await self.hotline.client.bridges.play(
                     bridgeId=self.talk.bridge, playbackId=self._ringback, media=["tone:ring"]
                 )
+
+    async def find_ringback(self) -> None:
+        """One that an earlier controller began."""
+        with suppress(AriError):
+            self._ringback = (await self.hotline.client.playbacks.get(playbackId=ringback_name(self.id))).id
 
     async def _stop_ringback(self) -> None:
         playback, self._ringback = self._ringback, None
@@ -234,8 +254,6 @@ class Outbound(Call):
     async def _meet(self) -> None:
         """The person has answered, and both hear each other already."""
         await self._stop_ringback()
-        with suppress(AriError):  # also of a ringback that an earlier controller began
-            await self.hotline.client.playbacks.stop(playbackId=f"{self.id}~ringback")
         self.watch_ceiling()
         offer = self.talk.offer
         if offer is not None:
@@ -320,13 +338,15 @@ class Outbound(Call):
         return "agent_left" if story.last_before_end is State.CALLING_OUT else "agent_missed"
 
     def _end_callback(self, outcome: Outcome) -> None:
-        """Served, tried again later, or offered to the next agent at once."""
+        """Served, tried again later or, if nobody was dialled, offered to the next agent at once."""
         came_to, callbacks = self.placed_outcome(outcome), self.hotline.callbacks
         wish = callbacks.held_by(self.id)
         if wish is not None and wish.stage is Stage.CALLING:
             if came_to == "handled":
                 callbacks.happens(wish, Happened.SERVED, call_id=self.id, agent=self.talk.served_by)
-            elif came_to in ("agent_left", "agent_missed"):
+            elif self._waits_here:
+                callbacks.happens(wish, Happened.DECLINED, call_id=self.id)
+            elif came_to == "agent_missed":
                 callbacks.happens(wish, Happened.DECLINED, call_id=self.id, agent=self.errand.agent)
             else:
                 callbacks.was_missed(wish, came_to)

@@ -17,7 +17,7 @@ from ari_app.ari.client import Arrival, LinkUp, Snapshot
 from ari_app.ari.errors import AriError, Conflict, RequestTimeout, Unreachable
 from ari_app.ari.mailboxes import Mailbox, owner_of
 from ari_app.call import APOLOGY, Call, Resync, case_vars
-from ari_app.cases import normalise_number
+from ari_app.cases import can_be_called, normalise_number
 from ari_app.dispositions import Dispositions
 from ari_app.errors import StoreUnavailable
 from ari_app.features import FeatureCall, agent_of
@@ -342,7 +342,7 @@ class Reception:
         call_id = file.stem
         request = read_request(file)
         if request is None:
-            log.error("callback file %s holds no number; it is kept as .bad", file.name)
+            log.error("callback file %s holds no number that we call; it is kept as .bad", file.name)
             return
         at, number = request
         ledger = self._hotline.ledger
@@ -365,10 +365,13 @@ def waiting_requests(folder: Path) -> list[Path]:
 
 
 def read_request(file: Path) -> tuple[float, str] | None:
-    """When a callback was asked for, and the number to call: the keyed one, else the caller's. None: set aside."""
+    """When a callback was asked for, and the number to call: the keyed one if we call it, else the caller's. None: set
+    aside.
+    """
     epoch, _, rest = file.read_text(encoding="ascii", errors="replace").strip().partition(" ")
     keyed, _, calling = rest.partition(" ")
-    number = normalise_number(keyed) or normalise_number(calling)
+    left = (normalise_number(keyed), normalise_number(calling))
+    number = next((one for one in left if can_be_called(one)), None)
     if number is None or not epoch.isdigit():
         file.rename(file.with_suffix(".bad"))
         return None

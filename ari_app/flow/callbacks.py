@@ -94,6 +94,8 @@ class Wish:
     need: str | None = None
     party_id: int | None = None
     lawyer_id: int | None = None
+    asked_from: str | None = None
+    """The number of the call in which it was asked for. Personal data."""
     stage: Stage = Stage.WAITING
     rows: int = 0
     """How many events there were; the next one's number is one more."""
@@ -196,16 +198,31 @@ def missed(wish: Wish, now: float, terms: Terms) -> Event:
     return Event(n, now, Happened.MISSED, wish.call_id, until=now + pauses[min(wish.attempts, len(pauses) - 1)])
 
 
+def is_of(wish: Wish, *, number: str | None, party_id: int | None = None, lawyer_id: int | None = None) -> bool:
+    """Whether this person asked for it, as far as one knows: by proof or, unless both are proven, by the number."""
+    asked, asks = (wish.party_id, wish.lawyer_id), (party_id, lawyer_id)
+    if NOBODY not in (asked, asks):
+        return asked == asks
+    return number is not None and number in (wish.number, wish.asked_from)
+
+
+def is_answered_by(
+    wish: Wish, *, number: str | None, party_id: int | None = None, lawyer_id: int | None = None
+) -> bool:
+    """Whether it is over once an agent has spoken with this person. A number may be shared: whoever is proven answers
+    for nobody else, nor does a number for whoever is proven.
+    """
+    alike = (wish.party_id, wish.lawyer_id) == (party_id, lawyer_id)
+    return alike and is_of(wish, number=number, party_id=party_id, lawyer_id=lawyer_id)
+
+
+NOBODY = (None, None)
+
+
 def open_for(
     wishes: Iterable[Wish], *, number: str | None, party_id: int | None = None, lawyer_id: int | None = None
 ) -> Wish | None:
-    """The open callback of this person: asked for by the same number or, proven, by the same party or lawyer."""
-    for wish in wishes:
-        same = (
-            (number is not None and wish.number == number)
-            or (party_id is not None and wish.party_id == party_id)
-            or (lawyer_id is not None and wish.lawyer_id == lawyer_id)
-        )
-        if wish.is_open and same:
-            return wish
-    return None
+    """The open callback of this person; of several at a shared number, the person's own."""
+    who = {"party_id": party_id, "lawyer_id": lawyer_id}
+    mine = [wish for wish in wishes if wish.is_open and is_of(wish, number=number, **who)]
+    return min(mine, key=lambda wish: not is_answered_by(wish, number=number, **who), default=None)

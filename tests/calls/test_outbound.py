@@ -13,7 +13,7 @@ from ari_app.callbacks import read as open_callbacks
 from ari_app.flow.callbacks import Stage
 from ari_app.flow.sop import State
 from ari_app.store import models
-from tests.calls.house import LAWYER, PARTY, STRANGER, FakeHouse
+from tests.calls.house import LANDLINE, LAWYER, PARTY, STRANGER, FakeHouse
 from tests.calls.paths import reach
 
 TRUNK = {"outbound": "127.0.0.2:5060"}
@@ -214,7 +214,11 @@ async def test_an_agent_who_hangs_up_while_it_rings_ends_the_attempt(hotline):
     offer.hang_up()
     await ringing.ended()
     assert ringing.answered_at is None
-    await came_to(hotline, "declined", "called")
+    await came_to(hotline, "called", "missed")
+    assert [wish.attempts for wish in hotline.house.callbacks.all()] == [1]
+    await asyncio.sleep(50)
+    assert len(person.calls) == 1, "left in peace until the next attempt"
+    await the_other_waits_long(agent, person)
 
 
 async def test_whoever_answers_and_hangs_up_at_once_was_reached(hotline):
@@ -316,6 +320,214 @@ async def test_who_called_in_again_and_left_is_called_back_after_all(hotline):
     await again.ended()
     agent = await hotline.agent_signs_in("601")
     await the_other_waits(hotline, agent, person)
+
+
+async def test_who_calls_in_while_an_attempt_is_made_and_is_served_is_not_called_again(hotline):
+    person = hotline.asterisk.phones.person(STRANGER)
+    await asks_for_callback(hotline, STRANGER)
+    first = await hotline.agent_signs_in("601")
+    offer, ringing = await the_other_waits(hotline, first, person)
+    again, _ = await reach(hotline, State.WAITING, from_=STRANGER)
+    ringing.refuses(486)
+    await offer.ended()
+    await came_to(hotline, "called", "missed", "returned")
+    second = await hotline.agent_signs_in("602")
+    offer = await second.rings()
+    await offer.picks_up()
+    await again.hears("opening-agent-602")
+    again.hang_up()
+    await again.ended()
+    await came_to(hotline, "returned", "served")
+    await asyncio.sleep(300)
+    assert len(person.calls) == 1
+    await hotline.nothing_is_left()
+
+
+async def test_who_calls_in_and_is_served_before_the_attempt_ends_is_not_called_again(hotline):
+    person = hotline.asterisk.phones.person(STRANGER)
+    await asks_for_callback(hotline, STRANGER)
+    first = await hotline.agent_signs_in("601")
+    _, ringing = await the_other_waits(hotline, first, person)
+    again, _ = await reach(hotline, State.WAITING, from_=STRANGER)
+    second = await hotline.agent_signs_in("602")
+    offer = await second.rings()
+    await offer.picks_up()
+    await again.hears("opening-agent-602")
+    again.hang_up()
+    await again.ended()
+    await came_to(hotline, "called", "served")
+    ringing.refuses(603)
+    await asyncio.sleep(300)
+    assert (await events(hotline))[-1] == "served"
+    assert len(person.calls) == 1
+
+
+async def test_who_is_served_while_an_attempt_is_made_and_the_controller_dies_is_not_called_again(hotline):
+    person = hotline.asterisk.phones.person(STRANGER)
+    await asks_for_callback(hotline, STRANGER)
+    first = await hotline.agent_signs_in("601")
+    _, ringing = await the_other_waits(hotline, first, person)
+    again, _ = await reach(hotline, State.WAITING, from_=STRANGER)
+    second = await hotline.agent_signs_in("602")
+    offer = await second.rings()
+    await offer.picks_up()
+    await again.hears("opening-agent-602")
+    await hotline.controller_dies()
+    await hotline.controller_starts()
+    again.hang_up()
+    await again.ended()
+    await came_to(hotline, "called", "served")
+    ringing.refuses(603)
+    await asyncio.sleep(300)
+    assert len(person.calls) == 1
+
+
+async def test_who_calls_in_and_leaves_while_an_attempt_is_made_is_called_again(hotline):
+    person = hotline.asterisk.phones.person(STRANGER)
+    await asks_for_callback(hotline, STRANGER)
+    agent = await hotline.agent_signs_in("601")
+    offer, ringing = await the_other_waits(hotline, agent, person)
+    again, _ = await reach(hotline, State.WAITING, from_=STRANGER)
+    again.hang_up()
+    await again.ended()
+    ringing.refuses(486)
+    await offer.ended()
+    await came_to(hotline, "called", "missed")
+    await the_other_waits_long(agent, person)
+
+
+async def test_who_waits_on_the_line_is_not_dialled(hotline):
+    person = hotline.asterisk.phones.person(STRANGER)
+    await asks_for_callback(hotline, STRANGER)
+    agent = await hotline.agent_signs_in("601")
+    offer = await agent.rings()
+    again, _ = await reach(hotline, State.WAITING, from_=STRANGER)
+    await offer.picks_up()
+    await offer.hears("outbound-busy")
+    await offer.ended()
+    assert not person.calls
+    await came_to(hotline, "called", "declined", "returned")
+    offer = await agent.rings(timeout_s=30)
+    assert offer.number == STRANGER, "the call that waits"
+    await offer.picks_up()
+    await again.hears("opening-agent-601")
+    again.hang_up()
+    await came_to(hotline, "served")
+    await hotline.nothing_is_left()
+
+
+async def test_a_call_that_is_taken_up_still_has_the_persons_name_and_its_ringback_ends(hotline):
+    person = hotline.asterisk.phones.person(LAWYER)
+    hotline.house.callbacks.asked(
+        models.Callback(id="demo-1772413200.7", at=hotline.house.clock(), number=LAWYER, reason="asked", lawyer_id=1)
+    )
+    agent = await hotline.agent_signs_in("601")
+    offer, ringing = await the_other_waits(hotline, agent, person)
+    await asyncio.sleep(2)
+    assert offer.ear.sounds[-1].what == "ring"
+    await hotline.controller_dies()
+    await hotline.controller_starts()
+    (call,) = hotline.reception.calls.values()
+    assert call.person is not None
+    assert call.person.lawyer_id == 1
+    ringing.refuses(480)
+    await offer.hears("outbound-no-answer")
+    assert not any(sound.lasts for sound in offer.ear.sounds if sound.what == "ring")
+    await offer.ended()
+    await hotline.nothing_is_left()
+
+
+async def proves_and_waits(hotline: FakeHouse) -> Any:
+    """张伟, from a landline; the own number is keyed."""
+    caller = await hotline.rings(from_=LANDLINE)
+    await caller.answered()
+    await asyncio.sleep(0.5)
+    await caller.keys(f"2{PARTY}#12345#99#1")
+    await hotline.call_is(State.WAITING)
+    proven = await hotline.identity()
+    assert proven is not None
+    assert proven.verified
+    return caller
+
+
+async def test_whoever_is_served_at_a_shared_number_leaves_the_others_callback_open(hotline):
+    hotline.asterisk.phones.person(LANDLINE)
+    row = models.Callback(
+        id="demo-1772413200.7", at=hotline.house.clock(), number=LANDLINE, reason="asked", window="any", role="lawyer",
+        lawyer_id=1,
+    )  # fmt: skip
+    hotline.house.callbacks.asked(row)
+    caller = await proves_and_waits(hotline)
+    first = await hotline.agent_signs_in("601")
+    assert (await first.rings()).display.startswith("回电")
+    second = await hotline.agent_signs_in("602")
+    offer = await second.rings()
+    await offer.picks_up()
+    await caller.hears("opening-agent-602")
+    caller.hang_up()
+    await caller.ended()
+    assert (await hotline.offers())[-1][0] == "601", "still being tried"
+    assert await events(hotline) == ["called"]
+
+
+async def test_an_unproven_number_does_not_answer_a_callback_of_somebody_proven(hotline):
+    """It keeps the place, and whoever asked is called all the same."""
+    person = hotline.asterisk.phones.person(LANDLINE)
+    row = models.Callback(
+        id="demo-1772413200.7", at=hotline.house.clock(), number=LANDLINE, reason="asked", window="any", role="lawyer",
+        lawyer_id=1,
+    )  # fmt: skip
+    hotline.house.callbacks.asked(row)
+    caller, _ = await reach(hotline, State.WAITING, from_=LANDLINE)
+    agent = await hotline.agent_signs_in("601")
+    offer = await agent.rings()
+    await offer.picks_up()
+    await caller.hears("opening-agent-601")
+    caller.hang_up()
+    await caller.ended()
+    await came_to(hotline, "returned", "left")
+    await the_other_waits_long(agent, person)
+
+
+async def asks_for_callback_at(hotline: FakeHouse, from_: str, number: str, *, window: str = "1") -> Any:
+    caller, _ = await reach(hotline, State.WAITING, from_=from_)
+    await caller.keys(f"12{number}#")
+    await caller.hears(f"digits-{number[-2:]}")
+    await caller.hears("callback-confirm")
+    await caller.keys("1")
+    await caller.hears("callback-ask-window")
+    await caller.keys(window)
+    return caller
+
+
+async def test_who_asked_to_be_called_elsewhere_is_known_again_also_after_a_restart(hotline):
+    caller = await asks_for_callback_at(hotline, STRANGER, LANDLINE)
+    await caller.hears("callback-noted")
+    caller.hang_up()
+    await caller.ended()
+    await hotline.controller_dies()
+    await hotline.controller_starts()
+    caller, _ = await reach(hotline, State.WAITING, from_=STRANGER)
+    await caller.hears("callback-returned")
+    await caller.keys("1")
+    await caller.hears("digits-34")
+    caller.hang_up()
+    await caller.ended()
+    assert len(await callbacks(hotline)) == 1
+
+
+async def test_who_asks_from_elsewhere_for_the_same_number_moves_the_one_that_is_open(hotline):
+    person = hotline.asterisk.phones.person(STRANGER)
+    await asks_for_callback(hotline, STRANGER)
+    agent = await hotline.agent_signs_in("601")
+    await agent.rings()
+    caller = await asks_for_callback_at(hotline, OTHER, STRANGER, window="2")
+    await caller.hears("callback-moved")
+    (wish,) = hotline.house.callbacks.all()
+    assert (wish.number, wish.window) == (STRANGER, "morning")
+    await caller.ended()
+    assert len(await callbacks(hotline)) == 1
+    assert not person.calls
 
 
 async def test_who_goes_back_to_the_queue_keeps_the_place(hotline):

@@ -7,7 +7,11 @@ from datetime import UTC, datetime, time, timedelta, timezone
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import event as orm_event
+from sqlalchemy import insert
 
+from ari_app import store
+from ari_app.callbacks import read
 from ari_app.flow.callbacks import (
     OVER,
     Event,
@@ -18,10 +22,14 @@ from ari_app.flow.callbacks import (
     Wish,
     after,
     expires_at,
+    is_answered_by,
     missed,
     next_try,
     open_for,
 )
+from ari_app.reception import read_request
+from ari_app.store import models
+from tests.unit.core_database import in_memory
 
 CHINA = timezone(timedelta(hours=8))
 TERMS = Terms(
@@ -148,3 +156,97 @@ def test_one_person_is_known_by_number_or_by_proof():
     assert open_for(wishes, number=None, lawyer_id=9) is hers
     assert open_for(wishes, number="15400007777") is None
     assert open_for(wishes, number=None) is None
+
+
+def test_of_several_at_a_shared_number_the_own_one_is_found_and_nobody_elses():
+    zhang = Wish("1", "02150001234", NINE, NINE, party_id=7)
+    wang = Wish("2", "02150001234", NINE, NINE, lawyer_id=7)
+    assert open_for([zhang, wang], number="02150001234", lawyer_id=7) is wang
+    assert open_for([zhang, wang], number="02150001234", party_id=8) is None
+    assert open_for([zhang, wang], number="02150001234") is zhang
+
+
+def test_whoever_asked_to_be_called_elsewhere_is_known_by_the_own_number_too():
+    wish = Wish("1", "02150001234", NINE, NINE, asked_from="15400009999")
+    assert open_for([wish], number="15400009999") is wish
+    assert open_for([wish], number="02150001234") is wish
+    assert open_for([wish], number="15400008888") is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "speaks", "over"),
+    [
+        ({}, {}, True),
+        ({"party_id": 7}, {"party_id": 7}, True),
+        ({"party_id": 7}, {"party_id": 8}, False),
+        ({"party_id": 7}, {"lawyer_id": 7}, False),
+        ({"party_id": 7}, {}, False),
+        ({}, {"party_id": 7}, False),
+    ],
+)
+def test_whoever_speaks_at_a_shared_number_answers_for_nobody_else(asked, speaks, over):
+    wish = Wish("1", "02150001234", NINE, NINE, **asked)
+    assert is_answered_by(wish, number="02150001234", **speaks) is over
+    assert not is_answered_by(WISH, number=None)
+
+
+# ---------------------------------------------------------------- reading
+
+
+def test_of_fifty_thousand_callbacks_only_the_open_ones_are_read():
+    engine, rows = in_memory(), []
+    with store.session(engine) as session:
+        asked = [
+            {"id": f"demo-{n}.1", "at": NINE + n, "number": f"154{n:08}", "reason": "asked"} for n in range(50_003)
+        ]
+        session.execute(insert(models.Callback), asked)
+        ends = ["served", "given_up", "expired", "cancelled"]
+        told = [(one["id"], 1, "called") for one in asked[2:]] + [
+            (one["id"], 2, ends[n % 4]) for n, one in enumerate(asked[3:])
+        ]
+        session.execute(
+            insert(models.CallbackEvent),
+            [
+                {"callback_id": id, "n": n, "at": NINE, "event": what, "call_id": "demo-out_1.001"}
+                for id, n, what in told
+            ],
+        )
+        session.add(models.Call(id="demo-1.1", caller_number="02150001234", called_number="12368", at=NINE))
+
+    def loaded(row: object, _context: object) -> None:
+        rows.append(row)
+
+    orm_event.listen(models.Table, "load", loaded, propagate=True)
+    try:
+        with store.session(engine) as session:
+            found = read(session)
+    finally:
+        orm_event.remove(models.Table, "load", loaded)
+    assert {(one.id, one.stage, one.asked_from) for one in found} == {
+        ("demo-0.1", Stage.WAITING, None), ("demo-1.1", Stage.WAITING, "02150001234"), ("demo-2.1", Stage.CALLING, None)
+    }  # fmt: skip
+    assert len(rows) == 4, "three callbacks and one event"
+
+
+@pytest.mark.parametrize(
+    ("left", "number"),
+    [
+        ("15400001111 15400009999", "15400001111"),
+        (" 15400009999", "15400009999"),
+        ("15400009999 15400009999", "15400009999"),
+        ("1234 15400009999", "15400009999"),
+        ("12345678901234 02150001234", "02150001234"),
+    ],
+)
+def test_a_number_left_in_the_dialplan_is_the_keyed_one_if_it_can_be_called(tmp_path, left, number):
+    file = tmp_path / "demo-1.1.txt"
+    file.write_text(f"1772413200 {left}\n")
+    assert read_request(file) == (1772413200.0, number)
+
+
+@pytest.mark.parametrize("left", ["1234 12368", "1234 ", " ", "12368 008612345"])
+def test_without_a_number_that_can_be_called_the_file_is_set_aside(tmp_path, left):
+    file = tmp_path / "demo-1.1.txt"
+    file.write_text(f"1772413200 {left}\n")
+    assert read_request(file) is None
+    assert [one.name for one in tmp_path.iterdir()] == ["demo-1.1.bad"]
