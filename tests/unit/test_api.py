@@ -184,7 +184,7 @@ async def test_who_waits_and_who_talks_is_told_with_numbers_by_role(api):
     await waits(api.house)
     leader, inspector = await api.get("leader", "/queue"), await api.get("inspector", "/queue")
     assert [(one["position"], one["need"], one["verified"]) for one in leader] == [(1, "milestone", True)]
-    assert leader[0]["caller"] == PARTY
+    assert (leader[0]["caller"], leader[0]["line_name"]) == (PARTY, "当事人")
     assert inspector[0]["caller"] == "*********01"
     for path in ("/board", "/calls", f"/calls/{leader[0]['call']}", "/queue", "/callbacks", "/agents", "/audit"):
         for role in ("inspector", "ops"):
@@ -263,6 +263,14 @@ async def test_a_leader_pauses_and_resumes_and_signs_out_an_agent_and_each_is_in
         ("pause", "agent", "602", "refused: NotAllowed"),
         ("pause", "inspector", None, "refused: NotAllowed"),
     ]
+
+
+async def test_a_pause_is_told_by_its_code_and_name(api):
+    await api.house.agent_signs_in("602")
+    paused = (await api.ask("leader", "POST", "/agents/602/pause", json={"code": "2"})).json()
+    assert (paused["pause_code"], paused["pause_name"]) == ("2", "用餐")
+    resumed = (await api.ask("leader", "POST", "/agents/602/resume")).json()
+    assert (resumed["pause_code"], resumed["pause_name"]) == (None, None)
 
 
 async def test_an_agent_pauses_only_himself(api):

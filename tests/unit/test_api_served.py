@@ -247,7 +247,8 @@ async def test_the_command_line_shows_and_changes_the_running_desk():
         refused = await run("agents", "pause", "999")
         assert (refused.exit_code, str(refused.exception)) == (1, "There is no agent 999.")
         assert "may not do this" in str((await run("agents", "pause", "601", role="ops")).exception)
-        assert "no such token" in str((await run("queue", role="sanling_unknown")).exception)
+        unknown = (await run("queue", role="sanling_unknown")).exception
+        assert "The token in SANLING_API_TOKEN is not known here" in str(unknown)
         nobodys = await run("listen", "601")
         assert "leader" in str(nobodys.exception)
 

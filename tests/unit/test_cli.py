@@ -182,7 +182,7 @@ def test_an_agent_who_is_removed_neither_registers_nor_signs_in_and_stays_known(
         token, _ = access.new_token(session, "agent", "680", "", AT)
     gone = sanling("agents", "remove", "680")
     assert gone.exit_code == 0, gone.output
-    assert "680" not in (instance / "etc" / "pjsip-agents.conf").read_text()
+    assert "[680](" not in (instance / "etc" / "pjsip-agents.conf").read_text()
     assert "680" not in (instance / "agents.csv").read_text()
     with database(instance) as session:
         agent = session.get(models.Agent, "680")
@@ -192,7 +192,7 @@ def test_an_agent_who_is_removed_neither_registers_nor_signs_in_and_stays_known(
     assert "is removed already" in str(sanling("agents", "remove", "680").exception)
     assert "680 is taken" in str(sanling("agents", "add", "680", "another").exception)
     assert sanling("agents", "access", "680").exit_code == 0
-    assert "680" in (instance / "etc" / "pjsip-agents.conf").read_text()
+    assert "[680](" in (instance / "etc" / "pjsip-agents.conf").read_text()
 
 
 def test_an_agent_in_work_is_not_removed_nor_one_at_whose_phone_a_colleague_is(instance):
