@@ -17,7 +17,7 @@ from datetime import tzinfo
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
-from ari_app.desk import Desk, Reserved
+from ari_app.desk import Desk, Reserved, WhoWaits
 from ari_app.flow import callbacks as law
 from ari_app.flow.callbacks import Event, Happened, Stage, Terms, Window, Wish
 from ari_app.flow.routing import Wants
@@ -183,6 +183,7 @@ class Callbacks:
                 priority=FIRST_OF_ALL if wish.first else pressing,
                 declined=wish.declined,
             ),
+            who=WhoWaits.CALLBACK,
         )
 
     def _get_up(self, wish_id: str) -> None:

@@ -18,8 +18,8 @@ import hmac
 import logging
 import os
 import secrets
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, tzinfo
@@ -32,6 +32,8 @@ from sqlalchemy.orm import Session
 
 from ari_app.errors import SanlingError, StoreUnavailable
 from ari_app.flow.duty import (
+    BUSY,
+    OFFERED,
     ON_A_CALL,
     PHONE_BUSY,
     SIGNED_IN,
@@ -50,11 +52,11 @@ from ari_app.ledger import AgentChange, Ledger
 from ari_app.rules import Pause, RuleBook
 from ari_app.settings import Queue
 from ari_app.store.models import Agent, AgentSkill, AgentState, DutyNote
-from ari_app.waiting import Inbox, Place, WaitingRoom, read_skills, wants_of
+from ari_app.waiting import Inbox, Place, WaitingRoom, WhoWaits, read_skills, wants_of
 
 __all__ = [
-    "ON_A_CALL", "SIGNED_IN", "AgentNow", "Desk", "Duty", "FeatureRefused", "PauseTaken", "Reserved", "hash_pin",
-    "pin_matches",
+    "ON_A_CALL", "SIGNED_IN", "AgentNow", "Desk", "Duty", "FeatureRefused", "PauseTaken", "Reserved", "WhoWaits",
+    "hash_pin", "pin_matches",
 ]  # fmt: skip
 
 log = logging.getLogger("sanling.desk")
@@ -130,7 +132,8 @@ class Desk:
         self._wrong_pins: dict[str, WrongPins] = {}
         self._talked: dict[str, tuple[float, float]] = {}
         self._agents: dict[str, AgentNow] = {}
-        self._dialling: set[str] = set()
+        self._dialling: Counter[str] = Counter()
+        """How often each phone is in use beside the offers."""
         self._in_turn = asyncio.Lock()
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._changes = Numbers(clock)
@@ -151,12 +154,10 @@ class Desk:
         """
         self._holding = bool(calls)
 
-        def read(session: Session) -> tuple[list[AgentNow], dict[str, float]]:
-            agents = [_now(agent) for agent in session.scalars(select(Agent))]
-            talking = select(AgentState.agent, func.max(AgentState.at)).where(AgentState.now == Duty.TALKING.value)
-            return agents, {number: at for number, at in session.execute(talking.group_by(AgentState.agent))}
+        def read(session: Session) -> list[AgentNow]:
+            return [_now(agent) for agent in session.scalars(select(Agent))]
 
-        agents, talked_since = await self._ledger.look_up(read)
+        agents = await self._ledger.look_up(read)
         self._room.skills_are(await self._ledger.look_up(read_skills))
         self._room.remember(await self._ledger.look_up(lambda session: wants_of(session, calls)))
         self._agents = {agent.number: agent for agent in agents}
@@ -167,6 +168,10 @@ class Desk:
                     was, duty=duty, since=change.at, call_id=change.call_id, wrap_up_until=change.wrap_up_until,
                     phone=None if duty is Duty.SIGNED_OUT else change.phone or was.number, pause_code=change.pause_code,
                 )  # fmt: skip
+        offered = [agent for agent in self._agents.values() if agent.duty in OFFERED]
+        self._agents |= await self._ledger.look_up(lambda session: with_rests(session, offered))
+        wrapping = [agent.number for agent in self._agents.values() if agent.duty is Duty.WRAP_UP]
+        talked_since = await self._ledger.look_up(lambda session: talking_since(session, wrapping))
         for agent in list(self._agents.values()):
             if agent.duty in ON_A_CALL and not self._is_held_for_one_of(agent, calls):
                 await self._hears(agent.number, News(What.RESTARTED, self._clock()))
@@ -181,7 +186,7 @@ class Desk:
         """
         self.rules.reload()
         self._room.follow(self.rules.now)
-        self._soon(self._look_at_skills)
+        self._beside(self._look_at_skills())
 
     def all_are_back(self) -> None:
         """Whoever waited before the restart has taken the old place: agents are offered in turn again."""
@@ -216,12 +221,14 @@ class Desk:
 
     @property
     def queue_length(self) -> int:
-        return len(self._room.places)
+        """Callers on the line."""
+        return len(self._room.on_the_line())
 
     @property
     def oldest_wait_s(self) -> float:
+        """Of the callers on the line."""
         now = self._clock()
-        return max((now - place.call.since for place in list(self._room.places.values())), default=0.0)
+        return max((now - place.call.since for place in self._room.on_the_line()), default=0.0)
 
     def position(self, call_id: str) -> int:
         """Among the callers of the same line; 1 is next, 0: does not wait."""
@@ -239,12 +246,21 @@ class Desk:
     # ------------------------------------------------------------ callers
 
     def join(
-        self, call_id: str, since: float, inbox: Inbox, *, wants: Wants | None = None, offered: bool = False
+        self,
+        call_id: str,
+        since: float,
+        inbox: Inbox,
+        *,
+        wants: Wants | None = None,
+        offered: bool = False,
+        who: WhoWaits | None = None,
     ) -> None:
         """`call_id` waits since `since` for what it `wants`; a Reserved will arrive in `inbox`, unless it is `offered`
-        to an agent now. Joining again changes what it wants and keeps the place.
+        to an agent now. Joining again changes what it wants and keeps the place. `who`: told by the name, if not said.
         """
-        self._room.join(call_id, since, inbox, wants, offered)
+        if who is None:
+            who = WhoWaits.CALLER if _call_of(call_id) == call_id else WhoWaits.SECOND_LINE
+        self._room.join(call_id, since, inbox, wants, offered, who)
         if not offered:
             self._match_soon()
         self._tell(call_id)
@@ -339,22 +355,26 @@ class Desk:
             return False
         return await self._hears(number, News(What.IS_OFFERED, self._clock(), held_for)) is not None
 
-    async def pull(self, call_id: str, number: str) -> bool:
-        """A leader's order: the waiting call is offered to agent `number`, out of turn. False if it has an agent.
+    async def pull(self, call_id: str, number: str, *, dialled: bool = False) -> bool:
+        """A leader's order: the waiting caller is offered to agent `number`, out of turn. False if the call has an
+        agent, or is nobody on the line. `dialled`: by the feature code that is under way at the agent's phone.
 
-        Raises FeatureRefused if the agent has a call or is signed out, and StoreUnavailable.
+        Raises FeatureRefused if the agent or the phone has a call, or is signed out, and StoreUnavailable.
         """
         async with self._in_turn:
             place = self._room.places.get(call_id)
-            return place is not None and not place.offered and await self._reserve(number, call_id, pulled=True)
+            if place is None or place.offered or place.who is not WhoWaits.CALLER:
+                return False
+            self._must_be_on_the_hook(number, dialled)
+            return await self._reserve(number, call_id, pulled=True)
 
     def in_line(self) -> list[Place]:
-        """Who waits, callers and callbacks, in the order in which they come."""
+        """Who waits, on the line or not, in the order in which they come."""
         return sorted(self._room.places.values(), key=lambda place: place.call.rank)
 
     def longest_waiting(self) -> str | None:
-        """The call that waits longest and has no agent."""
-        waiting = [place.call for place in self._room.places.values() if not place.offered]
+        """The caller on the line who waits longest and has no agent."""
+        waiting = [place.call for place in self._room.on_the_line() if not place.offered]
         return min(waiting, key=lambda call: call.since).call_id if waiting else None
 
     def language_of(self, called_number: str) -> str:
@@ -380,7 +400,11 @@ class Desk:
         self._match_soon()
 
     async def _look_at_skills(self) -> None:
-        self._room.skills_are(await self._ledger.ask(read_skills))
+        """While the database is away, nothing: the watchdog looks at them as well."""
+        try:
+            self._room.skills_are(await self._ledger.ask(read_skills))
+        except StoreUnavailable as error:
+            log.warning("skills stay as they were: %s", error)
         self._match_soon()
 
     def _can_be_rung(self, agent: AgentNow) -> bool:
@@ -389,12 +413,19 @@ class Desk:
     @contextmanager
     def on_the_phone(self, phone: str) -> Iterator[None]:
         """While a feature code is dialled at `phone` it is not offered a call: it would be busy, and that is RONA."""
-        self._dialling.add(phone)
+        self._dialling[phone] += 1
         try:
             yield
         finally:
-            self._dialling.discard(phone)
+            self._dialling[phone] -= 1
+            if not self._dialling[phone]:
+                del self._dialling[phone]
             self._match_soon()
+
+    def _must_be_on_the_hook(self, number: str, dialled: bool) -> None:
+        """Agent `number`'s phone, but for the feature code itself if it was `dialled` there. Raises FeatureRefused."""
+        if self._dialling[self.phone_of(number)] > dialled:
+            raise FeatureRefused(BUSY.prompt)
 
     def phone_of(self, number: str) -> str:
         """The phone to ring for agent `number`: where the agent signed in, else the agent's own."""
@@ -418,9 +449,10 @@ class Desk:
             await self.withdraw(call_id, number)
         return [number for number, _ in held]
 
-    async def mend(self, channels: Collection[str], at: float) -> list[tuple[str, Duty]]:
+    async def mend(self, channels: Mapping[str, str], at: float) -> list[tuple[str, Duty]]:
         """Frees whoever is in a state that cannot last, and counts it: reserved for too long, or ringing, with no
-        channel of that offer among those that there were `at` (Unix seconds); in a wrap-up that should have ended.
+        channel of that offer among those that there were `at` (Unix seconds; names by id); in a wrap-up that should
+        have ended.
 
         Agents who were changed by another desk, or added, are met as well. Raises StoreUnavailable.
         """
@@ -461,8 +493,11 @@ class Desk:
         """The offer ended for the caller's reasons: the agent is free, with no penalty."""
         await self._surely_hears(number, News(What.OFFER_WITHDRAWN, self._clock(), call_id))
 
-    async def places(self, call_id: str, number: str) -> None:
-        """Agent `number` is taken for a call that is placed. Raises FeatureRefused, StoreUnavailable."""
+    async def places(self, call_id: str, number: str, *, dialled: bool = False) -> None:
+        """Agent `number` is taken for a call that is placed; `dialled`: by the feature code that is under way at the
+        agent's phone. Raises FeatureRefused, StoreUnavailable.
+        """
+        self._must_be_on_the_hook(number, dialled)
         await self._hears(number, News(What.PLACES, self._clock(), call_id))
 
     async def forget(self, call_id: str) -> None:
@@ -578,7 +613,10 @@ class Desk:
             log.info("agent %s: today's time for pause %s is spent", number, pause.code)
 
     def _wrapped_up(self, agent: AgentNow) -> None:
-        talked_s, held_s = self._talked.pop(agent.number, (0.0, 0.0))
+        talked = self._talked.pop(agent.number, None)
+        if talked is None:  # counted before, when it was left for a call of which nothing came
+            return
+        talked_s, held_s = talked
         wrapped_s = self._clock() - agent.since
         self._room.handled(agent.number, talked_s + held_s + wrapped_s)
         if self._on_wrapped_up is not None:
@@ -764,8 +802,8 @@ class Desk:
         found = await self._ledger.ask(lambda session: session.get(Agent, number))
         if found is None:
             self._agents.pop(number, None)
-        else:
-            self._agents[number] = _now(found)
+        elif self._agents.get(number) != (now := _now(found)):
+            self._agents[number] = now
 
     async def _look_at_all(self) -> None:
         """The same for everybody, but for those who are being changed just now."""
@@ -813,6 +851,29 @@ def changes_since(session: Session, begin: float, agent: str | None = None) -> l
     return [Change(number, at, Duty(now), code) for number, at, now, code in found]
 
 
+def talking_since(session: Session, agents: Iterable[str]) -> dict[str, float]:
+    """When (Unix seconds) each of `agents` last began to talk."""
+    last = select(AgentState.at).where(AgentState.agent == Agent.number, AgentState.now == Duty.TALKING.value)
+    began = last.order_by(AgentState.id.desc()).limit(1).scalar_subquery()
+    found = session.execute(select(Agent.number, began).where(Agent.number.in_(list(agents))))
+    return {number: at for number, at in found if at is not None}
+
+
+def with_rests(session: Session, agents: Iterable[AgentNow]) -> dict[str, AgentNow]:
+    """By number, those of `agents` who are held for a call out of a pause, with it: they go back to it."""
+    rows, found = select(AgentState).order_by(AgentState.id.desc()).limit(1), {}
+    for agent in agents:
+        of_agent = rows.where(AgentState.agent == agent.number)
+        held = session.scalars(of_agent.where(AgentState.now == Duty.RESERVED.value)).first()
+        if held is None or held.was not in (Duty.PAUSED, Duty.NO_ANSWER):
+            continue
+        before = session.scalars(of_agent.where(AgentState.now == held.was)).first()
+        if before is not None:
+            rest = replace(agent, duty=Duty(before.now), since=before.at, call_id=None, pause_code=before.code)
+            found[agent.number] = replace(agent, rest=rest)
+    return found
+
+
 def _entered(session: Session, change: AgentChange, before: AgentNow) -> bool:
     """False if the agent is no longer as `before`."""
     setting = (
@@ -851,10 +912,10 @@ def _call_of(held_for: str) -> str:
     return held_for.partition("~")[0]
 
 
-def _has_a_channel(agent: AgentNow, channels: Collection[str]) -> bool:
-    """Whether a channel is there that may be the agent's phone: any of the call's but the caller's own."""
-    call_id = _call_of(agent.call_id or "")
-    return any(one.startswith(f"{call_id}~") for one in channels)
+def _has_a_channel(agent: AgentNow, channels: Mapping[str, str]) -> bool:
+    """Whether the agent's phone has a channel of the call; others' legs of it say nothing of this one."""
+    leg, phone = f"{_call_of(agent.call_id or '')}~", f"PJSIP/{agent.phone}-"
+    return any(id.startswith(leg) and name.startswith(phone) for id, name in channels.items())
 
 
 def hash_pin(pin: str) -> str:

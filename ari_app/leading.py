@@ -44,6 +44,8 @@ LONGEST_S = 4 * 3600.0
 COMES_WITHIN_S = 3.0
 """A snoop that has not come by then has nobody to listen to."""
 TAKEN_WITHIN_S = 10.0
+NEWS_WITHIN_S = 5.0
+"""What became of a leader's ring is heard so soon after it must have ended, or was missed."""
 WHISPERS: Mapping[Act, Literal["none", "out", "both"]] = {
     Act.LISTEN: "none", Act.WHISPER: "out", Act.JOIN: "both",
 }  # fmt: skip
@@ -106,6 +108,8 @@ class Leading:
         self._spawn = spawn
         self._sessions: dict[str, _Session] = {}
         self._rung = 0
+        self._ringing: dict[str, tuple[float, Mailbox]] = {}
+        """By name, leaders' phones that are rung: since when (Unix seconds)."""
         self.features: dict[str, Feature] = {code: Feature(self._dialled, LONGEST_S) for code in CODES}
         """By code, for whoever takes what agents dial."""
 
@@ -128,6 +132,9 @@ class Leading:
         """What Asterisk has, after a broken link and now and then: a session whose phone or agent is gone ends."""
         for session in list(self._sessions.values()):
             session.resync(now)
+        for name, (since, inbox) in self._ringing.items():
+            if since < now.at and name not in now.channels:
+                inbox.put(_Gone.LEADER)
 
     # ------------------------------------------------------------ orders
 
@@ -146,13 +153,13 @@ class Leading:
     async def order(self, who: str, order: Order, *, call_id: str | None = None, session: str = "") -> Said:
         """Carries out what is done at once for agent `who`; the prompts that say so. Raises FeatureRefused, with the
         prompt that says why, and StoreUnavailable. `call_id`: which caller to pull, if not the one who waits longest.
-        `session` names the request.
+        `session` names the feature call in which it was dialled.
         """
-        session = session or self._new_name()
+        dialled, session = bool(session), session or self._new_name()
         try:
             await self._must_be_allowed(who, order)
             if order.act is Act.PULL:
-                call_id = await self._pull(who, call_id)
+                call_id = await self._pull(who, call_id, dialled=dialled)
                 said: Said = ("leading-pulled",)
             else:
                 said = await self._do(who, order.whom or "", order)
@@ -181,11 +188,11 @@ class Leading:
             raise FeatureRefused(REFUSED_OF_ANOTHER.get(refused.prompt, refused.prompt)) from None
         raise FeatureRefused("entry-invalid")
 
-    async def _pull(self, who: str, call_id: str | None) -> str:
+    async def _pull(self, who: str, call_id: str | None, *, dialled: bool) -> str:
         """The call whose offer rings at the leader's phone now."""
         desk = self._house.desk
         call_id = call_id or desk.longest_waiting()
-        if call_id is None or not await desk.pull(call_id, who):
+        if call_id is None or not await desk.pull(call_id, who, dialled=dialled):
             raise FeatureRefused("leading-nobody-waits")
         return call_id
 
@@ -275,34 +282,46 @@ class Leading:
     async def _ring(self, name: str, inbox: Mailbox, phone: str, who: str, order: Order) -> None:
         house, client = self._house, self._house.client
         code = next(code for code, act in CODES.items() if act is order.act)
+        answered = False
         try:
             with house.desk.on_the_phone(phone):
-                await client.channels.create(
-                    channelId=name, endpoint=f"PJSIP/{phone}", app=client.app, appArgs="lead",
-                    variables={"CONNECTEDLINE(name)": f"{ACT_WORDS[order.act]} {order.whom}",
-                               "CONNECTEDLINE(num)": order.whom or ""},
-                )  # fmt: skip
-                while True:
-                    match await inbox.get():
-                        case events.StasisStart():
-                            await client.channels.dial(
-                                channelId=name, timeout=ceil(house.settings.queue.offer_timeout_s)
-                            )
-                        case events.ChannelStateChange(channel=channel) if channel.state == "Up":
-                            break
-                        case events.ChannelDestroyed():
-                            raise PhoneGone
-        except (PhoneGone, AriError) as error:
+                async with asyncio.timeout(house.settings.queue.offer_timeout_s + NEWS_WITHIN_S):
+                    await client.channels.create(
+                        channelId=name, endpoint=f"PJSIP/{phone}", app=client.app, appArgs="lead",
+                        variables={"CONNECTEDLINE(name)": f"{ACT_WORDS[order.act]} {order.whom}",
+                                   "CONNECTEDLINE(num)": order.whom or ""},
+                    )  # fmt: skip
+                    self._ringing[name] = house.clock(), inbox
+                    await self._until_answered(name, inbox)
+                answered = True
+        except (PhoneGone, AriError, TimeoutError) as error:
             log.info("leader %s was not reached at %s: %s", who, phone, error or "not answered")
             _write(house, name, 0, "refused", who, order.act, order.whom, None, "not answered")
-            inbox.close()
-            with suppress(AriError):
-                await client.channels.hangup(channelId=name)
+        finally:
+            self._ringing.pop(name, None)
+            if not answered:
+                inbox.close()
+                with suppress(AriError, TimeoutError):
+                    async with asyncio.timeout(COMES_WITHIN_S):
+                        await client.channels.hangup(channelId=name)
+        if not answered:
             return
         await FeatureCall(
             house.settings, client, house.desk, house.catalogue, house.metrics, name, inbox, phone,
             f"{code}{order.whom}", self.features,
         ).run()  # fmt: skip
+
+    async def _until_answered(self, name: str, inbox: Mailbox) -> None:
+        """Raises PhoneGone."""
+        channels, rings_s = self._house.client.channels, ceil(self._house.settings.queue.offer_timeout_s)
+        while True:
+            match await inbox.get():
+                case events.StasisStart():
+                    await channels.dial(channelId=name, timeout=rings_s)
+                case events.ChannelStateChange(channel=channel) if channel.state == "Up":
+                    return
+                case events.ChannelDestroyed() | _Gone.LEADER:
+                    raise PhoneGone
 
 
 class _Session:

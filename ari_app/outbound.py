@@ -408,7 +408,7 @@ class CaseCalls:
         if not house.callbacks.terms.allows(house.clock()):
             raise FeatureRefused("outbound-not-now")
         call_id = house.callbacks.ids.next()
-        await house.desk.places(call_id, agent)
+        await house.desk.places(call_id, agent, dialled=after is not None)
         errand = models.OutboundCall(
             call_id=call_id, at=house.clock(), agent=agent, number=whom.number, callback_id=None, case_id=whom.case_id,
             role=whom.role.value, need=None, party_id=whom.party_id, lawyer_id=whom.lawyer_id,

@@ -284,7 +284,7 @@ class Reception:
         for agent in await house.desk.free_the_forgotten({*self.calls, *legs}):
             log.warning("agent %s was held for a call that is over: free", agent)
             house.metrics.ghost_found("agent")
-        await house.desk.mend([channel.id for channel in now.channels], at)
+        await house.desk.mend({channel.id: channel.name for channel in now.channels}, at)
 
     async def _end(self, found: Ghosts) -> None:
         """A caller nobody serves hears the apology and may leave a number; an agent's phone is hung up."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Protocol
 
 import msgspec
@@ -32,6 +33,17 @@ class Inbox(Protocol):
     def put(self, event: object) -> None: ...
 
 
+class WhoWaits(StrEnum):
+    """Who has a place in the queue."""
+
+    CALLER = "caller"
+    """On the line, hearing music."""
+    CALLBACK = "callback"
+    """Somebody who is called when it is their turn."""
+    SECOND_LINE = "second_line"
+    """A call that is in talk, for a second agent."""
+
+
 @dataclass
 class Place:
     """A call's place in the queue."""
@@ -39,6 +51,7 @@ class Place:
     call: Waiting
     inbox: Inbox
     offered: bool
+    who: WhoWaits
 
 
 @dataclass(frozen=True)
@@ -111,14 +124,26 @@ class WaitingRoom:
 
     # ------------------------------------------------------------ who comes, who goes
 
-    def join(self, call_id: str, since: float, inbox: Inbox, wants: Wants | None, offered: bool) -> None:
+    def on_the_line(self) -> list[Place]:
+        """Callers alone: what the queue's figures count."""
+        return [place for place in list(self.places.values()) if place.who is WhoWaits.CALLER]
+
+    def join(
+        self,
+        call_id: str,
+        since: float,
+        inbox: Inbox,
+        wants: Wants | None,
+        offered: bool,
+        who: WhoWaits,
+    ) -> None:
         before = self.places.get(call_id)
         known = before.call.wants if before is not None else self._known.pop(call_id, Wants())
         wants = known if wants is None else replace(wants, declined=wants.declined | known.declined)
         call = Waiting(call_id, since, wants)
         if before is not None:
             self._take_out(before)
-        self.places[call_id] = place = Place(call, inbox, offered)
+        self.places[call_id] = place = Place(call, inbox, offered, who)
         self._all[wants.line].take(call)
         if not offered:
             self._let_in(place)
@@ -161,14 +186,14 @@ class WaitingRoom:
         """The offer came to nothing, and nobody told the call."""
         place = self.places.get(call_id)
         if place is not None and place.offered:
-            self.join(call_id, place.call.since, place.inbox, None, offered=False)
+            self.join(call_id, place.call.since, place.inbox, None, offered=False, who=place.who)
 
     def declined(self, call_id: str, number: str) -> None:
         """Agent `number` did not take the call: it is not offered there again, unless nobody else could."""
         place = self.places.get(call_id)
         if place is not None:
             wants = replace(place.call.wants, declined=place.call.wants.declined | {number})
-            self.join(call_id, place.call.since, place.inbox, wants, place.offered)
+            self.join(call_id, place.call.since, place.inbox, wants, place.offered, place.who)
 
     def handled(self, number: str, seconds: float) -> None:
         """Agent `number` has done with a call, after so long; if known, counted from the offer."""

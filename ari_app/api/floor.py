@@ -12,7 +12,7 @@ import datetime as dt
 import logging
 import secrets
 import signal
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ from ari_app.api.access import Act, Holder, Reach, Role
 from ari_app.api.happenings import Happenings
 from ari_app.call import SHORT_ABANDON_S, Call
 from ari_app.cases import can_be_called, normalise_number
-from ari_app.desk import Duty, FeatureRefused
+from ari_app.desk import Duty, FeatureRefused, WhoWaits
 from ari_app.errors import SanlingError
 from ari_app.flow import identity
 from ari_app.flow import leading as law
@@ -61,7 +61,7 @@ REFUSED = {
     "leading-agent-on-call": "The agent is on a call: wait until it has ended.",
     "leading-agent-signed-out": "The agent is not signed in.",
     "leading-not-talking": "The agent does not talk with a caller now.",
-    "leading-nobody-waits": "That call does not wait any more, or an agent is being rung for it.",
+    "leading-nobody-waits": "That is no caller who waits on the line, or an agent is being rung for it.",
 }
 
 
@@ -147,12 +147,14 @@ class Floor:
         on_the_line = {call.id: call for call in self.calls()}
         found = []
         for place in desk.in_line():
-            waits, call = place.call, on_the_line.get(place.call.call_id)
-            offer = call.talk.offer if call else None
+            waits = place.call
+            call = on_the_line.get(waits.call_id.partition("~")[0])
+            second = place.who is WhoWaits.SECOND_LINE
+            offer = (call.talk.second if second else call.talk.offer) if call else None
             found.append(
                 shapes.Waiting(
                     call=waits.call_id,
-                    kind="caller" if call else "callback",
+                    kind=place.who.value,
                     caller=shown(call.number, reach) if call else None,
                     position=desk.position(waits.call_id),
                     line=waits.wants.line,
@@ -246,14 +248,15 @@ class Floor:
 
     async def audit(self, holder: Holder, last: int) -> list[shapes.AuditRow]:
         def read(session: Session) -> list[shapes.AuditRow]:
-            query = select(models.Audit).order_by(models.Audit.at.desc(), models.Audit.id).limit(last)
-            return [
+            asked = select(models.Audit).order_by(models.Audit.at.desc(), models.Audit.id).limit(last)
+            rows = [
                 shapes.AuditRow(
                     at=one.at, by=one.by, role=one.role, act=one.act, agent=one.agent, call=one.call_id,
                     detail=one.detail, result=one.result,
                 )
-                for one in session.scalars(query)
+                for one in session.scalars(asked)
             ]  # fmt: skip
+            return sorted([*rows, *led(session, last)], key=lambda row: row.at, reverse=True)[:last]
 
         found: list[shapes.AuditRow] = await self.read(read)
         return found
@@ -485,6 +488,14 @@ def agent_of(call: Call) -> str | None:
 
 def need_of(call: Call) -> str | None:
     return call.progress.need.name.lower() if call.progress.need else None
+
+
+def led(session: Session, last: int) -> Iterator[shapes.AuditRow]:
+    """The `last` acts of leaders, dialled or ordered here, the latest first."""
+    row = models.Supervision
+    asked = select(row, models.Agent.role).outerjoin(models.Agent, models.Agent.number == row.who)
+    found = session.execute(asked.order_by(row.at.desc(), row.session, row.n, row.event).limit(last))
+    return (shapes.AuditRow.of(one, role) for one, role in found)
 
 
 def figures(session: Session, since: float) -> shapes.Figures:

@@ -14,6 +14,7 @@ import json
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -127,7 +128,8 @@ class Happenings:
         """Server-sent events (HTML standard, 9.2) after id `came_from`, or from now on.
 
         If that id is of an earlier controller or out of the buffer, `missed` comes first: read the snapshot anew. A
-        comment comes every 10 s. The stream ends after `cut` for who reads too slowly, and if not `still_welcome`.
+        comment comes every 10 s, whatever happens; the stream ends then if not `still_welcome`, and after `cut` for
+        who reads too slowly.
         """
         reader = _Reader()
         with self._lock:
@@ -138,7 +140,14 @@ class Happenings:
             if place is None:
                 place = self._last
                 yield f"id: {self.id_of(place)}\nevent: missed\ndata: {{}}\n\n"
+            clock = asyncio.get_running_loop().time
+            asks_at = clock() + ALIVE_EVERY_S
             while not self._closed:
+                if clock() >= asks_at:
+                    if not await still_welcome():
+                        return
+                    yield ": alive\n\n"
+                    asks_at = clock() + ALIVE_EVERY_S
                 reader.woken.clear()
                 try:
                     batch = self.after(place)
@@ -146,18 +155,16 @@ class Happenings:
                     yield "event: cut\ndata: {}\n\n"
                     return
                 for one in batch:
+                    if clock() >= asks_at:
+                        break
                     place = one.n
                     if concerns(one):
                         yield self._line(one)
                 if batch:
                     continue
-                try:
-                    async with asyncio.timeout(ALIVE_EVERY_S):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(asks_at):
                         await reader.woken.wait()
-                except TimeoutError:
-                    if not await still_welcome():
-                        return
-                    yield ": alive\n\n"
         finally:
             with self._lock:
                 self._readers.discard(reader)

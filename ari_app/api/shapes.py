@@ -59,12 +59,18 @@ class Agent(Shape):
     wrap_up_until: Moment | None = Field(description="Unix seconds at which wrap-up ends by itself.")
     phone: str | None = Field(description="The registered phone at which the agent sits; null when signed out.")
     pause_code: str | None = Field(description="Code of the pause, as dialled after *13.")
-    pause_name: str | None = Field(description="The pause as desk.toml calls it; null: no pause, or one without a name.")
+    pause_name: str | None = Field(
+        description="The pause as desk.toml calls it; null: no pause, or one without a name."
+    )
 
 
 class Waiting(Shape):
-    call: str = Field(description="Of a callback: the call that will be placed.")
-    kind: Literal["caller", "callback"] = Field(description="On the line, or to be called back at a kept place.")
+    call: str = Field(
+        description="Of a callback: the call that will be placed. Of second_line: the talk's, with ~second."
+    )
+    kind: Literal["caller", "callback", "second_line"] = Field(
+        description="On the line; to be called back at a kept place; in talk, for an agent of the second line."
+    )
     caller: Masked
     position: int = Field(description="1: next of its line.", ge=0)
     line: str = Field(description="party, lawyer or second_line.")
@@ -221,7 +227,16 @@ class AuditRow(Shape):
     agent: str | None = Field(description="The agent whom it concerned.")
     call: str | None
     detail: str
-    result: str = Field(description="done, or why not.")
+    result: str = Field(description="done, or why not; of a leader's ear in a talk: began, ended.")
+
+    @classmethod
+    def of(cls, row: models.Supervision, role: str | None) -> AuditRow:
+        """What a leader did at the own phone."""
+        refused = row.event == "refused"
+        return cls(
+            at=row.at, by=row.who, role=role or "", act=row.what, agent=row.whom, call=row.call_id,
+            detail="" if refused else row.detail, result=f"refused: {row.detail}" if refused else row.event,
+        )  # fmt: skip
 
 
 class Figures(Shape):

@@ -7,7 +7,8 @@ holds that call, so a call that comes back after the agent has another one is he
 
 Nothing here waits, reads a clock or knows a database: ``ari_app.desk`` brings the news and is the only one who does.
 What holds after every step, whatever the order of the news: an agent holds a call when and only when on one, and never
-a second one; sits at a phone when and only when signed in; has an end of wrap-up, or a code of a pause, only in these.
+a second one; sits at a phone when and only when signed in; has an end of wrap-up, or a code of a pause, only in these;
+and whoever is held for a call out of a pause or wrap-up is there again, as before, unless a talk comes of it.
 
 Second half: how long agents were what, and how much of a pause's daily allowance is left, from rows of the ledger.
 """
@@ -16,9 +17,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, time, timedelta, tzinfo
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 
 
 class Duty(StrEnum):
@@ -108,6 +109,8 @@ class AgentNow:
     phone: str | None = None
     """The registered phone at which the agent sits; None when signed out."""
     pause_code: str | None = None
+    rest: AgentNow | None = field(default=None, compare=False)
+    """What goes on if no talk comes of the call, which was placed or pulled out of a pause or wrap-up."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,13 @@ class Refusal:
     """It cannot be done now; `prompt` says so to the agent."""
 
     prompt: str
+
+
+class Back(Enum):
+    """Not to one duty, but to the one before."""
+
+    TO_REST = auto()
+    """What the agent was at rest, with its code and its end; idle if that was out of being idle."""
 
 
 BUSY = Refusal("agent-busy")
@@ -130,7 +140,7 @@ OF_A_CALL = (
 
 GIVES_A_CALL = (What.IS_OFFERED, What.PULLS, What.STEPS_IN, What.PLACES)
 
-TABLE: dict[tuple[Duty, What], Duty | Refusal] = {
+TABLE: dict[tuple[Duty, What], Duty | Back | Refusal] = {
     # 1. Signing in, at whatever phone: also moves, comes back from a pause, and ends wrap-up. AGT-1
     **{(duty, What.SIGNS_IN): Duty.IDLE for duty in (Duty.SIGNED_OUT, *AT_REST)},
     **{(duty, What.SIGNS_IN): BUSY for duty in ON_A_CALL},
@@ -150,7 +160,7 @@ TABLE: dict[tuple[Duty, What], Duty | Refusal] = {
     (Duty.IDLE, What.IS_OFFERED): Duty.RESERVED,
     (Duty.RESERVED, What.RINGS): Duty.RINGING,
     **{(duty, What.JOINS): Duty.TALKING for duty in OFFERED},
-    **{(duty, What.OFFER_WITHDRAWN): Duty.IDLE for duty in ON_A_CALL},
+    **{(duty, What.OFFER_WITHDRAWN): Back.TO_REST for duty in ON_A_CALL},
     **{(duty, What.NOT_TAKEN): Duty.NO_ANSWER for duty in ON_A_CALL},
     # 5. In talk: with a second agent, back to the caller, and handing the caller over. SOP-4, AGT-6
     (Duty.TALKING, What.CONSULTS): Duty.CONSULTING,
@@ -174,8 +184,8 @@ TABLE: dict[tuple[Duty, What], Duty | Refusal] = {
     **{(Duty.SIGNED_OUT, code): NOT_SIGNED_IN for code in (What.READY, What.EXTENDS)},
     **{(duty, What.EXTENDS): NOT_WRAPPING_UP for duty in (Duty.IDLE, Duty.PAUSED, Duty.NO_ANSWER)},
     # 8. What cannot last is mended: a call that nobody has, a hotline that came back
-    **{(duty, What.STUCK): Duty.IDLE for duty in ON_A_CALL},
-    **{(duty, What.RESTARTED): Duty.IDLE for duty in ON_A_CALL},
+    **{(duty, What.STUCK): Back.TO_REST for duty in ON_A_CALL},
+    **{(duty, What.RESTARTED): Back.TO_REST for duty in ON_A_CALL},
 }
 
 
@@ -186,6 +196,8 @@ def step(agent: AgentNow, news: News) -> AgentNow | Refusal:
         return agent
     if isinstance(to, Refusal):
         return to
+    if to is Back.TO_REST:
+        return agent.rest or replace(agent, duty=Duty.IDLE, call_id=None, since=news.at)
     phone = news.phone if news.what is What.SIGNS_IN else agent.phone
     call = news.call_id if news.what in GIVES_A_CALL else news.to_call or agent.call_id
     after = replace(
@@ -195,9 +207,15 @@ def step(agent: AgentNow, news: News) -> AgentNow | Refusal:
         phone=None if to is Duty.SIGNED_OUT else phone,
         pause_code=news.code if to is Duty.PAUSED else None,
         wrap_up_until=news.until if to is Duty.WRAP_UP else None,
+        rest=_rest(agent) if to in OFFERED else None,
     )
     goes_on = to is agent.duty and after.pause_code == agent.pause_code
     return after if goes_on else replace(after, since=news.at)
+
+
+def _rest(agent: AgentNow) -> AgentNow | None:
+    """What `agent` goes back to, who is offered a call now or has been."""
+    return agent if agent.duty in AT_REST and agent.duty is not Duty.IDLE else agent.rest
 
 
 # ---------------------------------------------------------------- how long

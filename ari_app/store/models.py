@@ -303,9 +303,10 @@ class OutboundCall(Table):
 
 class AgentState(Table):
     __tablename__ = "agent_states"
+    __table_args__ = (Index("ix_agent_states_agent_now", "agent", "now", "id"),)
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
     """Given by the desk, rising with its clock, so that a change entered twice is recognised."""
-    agent: Mapped[str] = mapped_column(String(8), index=True)
+    agent: Mapped[str] = mapped_column(String(8))
     at: Mapped[float]
     was: Mapped[str] = mapped_column(String(16))
     now: Mapped[str] = mapped_column(String(16))

@@ -520,3 +520,21 @@ async def test_a_leader_who_does_not_pick_up_listens_to_nobody(fake):
         assert not hotline.reception.leading.sessions()
         assert await acts(hotline) == [("612", "refused", "listen", "601")]
         assert await hotline.duty("612") == "idle"
+
+
+@pytest.mark.parametrize("told", ["nothing", "by the look at the channels"])
+async def test_a_ring_whose_end_was_missed_is_over_and_the_phone_is_free(fake, told, monkeypatch):
+    async with fake as hotline:
+        await in_talk(hotline)
+        phone = await hotline.agent_signs_in("612")
+        leading = hotline.reception.leading
+        if told == "nothing":
+            monkeypatch.setattr(leading, "tell", lambda _: None)
+        name = await leading.ring("612", Order(Act.LISTEN, "601"))
+        ringing = await phone.rings()
+        del hotline.house.client.mailboxes._open[name]  # no news of it is heard any more
+        ringing.refuses()
+        await asyncio.sleep(12 if told != "nothing" else 25)
+        assert await acts(hotline) == [("612", "refused", "listen", "601")]
+        assert not leading._ringing
+        assert not hotline.house.desk._dialling

@@ -119,7 +119,8 @@ async def serve(name: str, url: str, floor: Floor, barrier: threading.Barrier, a
             case 6:
                 await unless_refused(desk.sign_in(number, rng.choice(NUMBERS)))
             case _:
-                await desk.mend([f"{call}~offer-1" for call in floor.held], NOON)
+                legs = {f"{call}~offer-{at}": f"PJSIP/{at}-1" for call in floor.held for at in NUMBERS}
+                await desk.mend(legs, NOON)
         await asyncio.sleep(rng.uniform(0.0, 0.01))
     for call in joined - mine:
         desk.leave(call)

@@ -18,6 +18,7 @@ from ari_app.api.access import MATRIX, Act, Holder, Reach, Role
 from ari_app.api.app import create
 from ari_app.api.floor import Floor
 from ari_app.api.happenings import FellBehind, Happenings
+from ari_app.desk import WhoWaits
 from ari_app.errors import SanlingError, StoreUnavailable
 from ari_app.store import models
 from tests.calls.house import PARTY, FakeHouse
@@ -197,6 +198,24 @@ async def test_who_waits_and_who_talks_is_told_with_numbers_by_role(api):
     assert board["waiting"] == leader
 
 
+async def test_who_waits_is_told_by_kind_and_callers_alone_are_counted(api):
+    caller = await waits(api.house)
+    desk, [call] = api.house.house.desk, api.house.reception.calls
+    desk.join("demo-9.1", api.house.house.clock(), [], who=WhoWaits.CALLBACK)  # type: ignore[arg-type]
+    desk.join(f"{call}~second", api.house.house.clock() + 1, [])  # type: ignore[arg-type]
+    told = await api.get("leader", "/queue")
+    assert [(one["kind"], one["call"], one["caller"]) for one in told] == [
+        ("caller", call, PARTY), ("callback", "demo-9.1", None), ("second_line", f"{call}~second", PARTY),
+    ]  # fmt: skip
+    assert [data["length"] for kind, data in api_events(api) if kind == "queue"][-1] == 1
+    await make_leader(api, "612")
+    desk._holding = True
+    await api.house.agent_signs_in("612")
+    refused = await api.ask("leader", "POST", "/queue/demo-9.1/pull", json={"leader": "612"})
+    assert (refused.status_code, "no caller" in refused.json()["detail"]) == (409, True)
+    caller.hang_up()
+
+
 async def test_an_agent_sees_own_things_only(api):
     phone = await api.house.agent_signs_in("601")
     other = await api.house.agent_signs_in("602")
@@ -271,6 +290,34 @@ async def test_a_pause_is_told_by_its_code_and_name(api):
     assert (paused["pause_code"], paused["pause_name"]) == ("2", "用餐")
     resumed = (await api.ask("leader", "POST", "/agents/602/resume")).json()
     assert (resumed["pause_code"], resumed["pause_name"]) == (None, None)
+
+
+async def test_what_leaders_do_by_code_is_in_the_audit_among_the_rest_the_latest_first(api):
+    def enter(session: Any) -> None:
+        staff.set_role(session, "612", "leader")
+        now = api.house.house.clock()
+        for n, (event, at, detail) in enumerate(
+            [("began", now - 30, ""), ("ended", now - 20, ""), ("refused", now + 60, "leading-not-now")]
+        ):
+            session.add(models.Supervision(session="s-1", n=n, event=event, at=at, who="612", whom="601",
+                                           what="listen", call_id="demo-1.1", detail=detail))  # fmt: skip
+
+    await api.house.ask(enter)
+    await api.ask("leader", "POST", "/agents/999/pause")
+    await asyncio.sleep(1)
+    audit = await api.get("leader", "/audit")
+    assert [(one["act"], one["role"], one["result"], one["detail"]) for one in audit] == [
+        ("listen", "leader", "refused: leading-not-now", ""),
+        ("pause", "leader", "refused: NotThere", ""),
+        ("listen", "leader", "ended", ""),
+        ("listen", "leader", "began", ""),
+    ]
+    assert {(one["by"], one["agent"], one["call"]) for one in audit if one["act"] == "listen"} == {
+        ("612", "601", "demo-1.1")
+    }
+    assert [one["result"] for one in await api.get("leader", "/audit", params={"last": 1})] == [
+        "refused: leading-not-now"
+    ]
 
 
 async def test_an_agent_pauses_only_himself(api):
@@ -578,6 +625,28 @@ async def test_a_quiet_stream_says_that_it_lives_and_ends_when_its_token_is_revo
     told = [text async for text in happenings.stream(None, lambda _: True, welcome_until)]
     assert told[1:] == [": alive\n\n", ": alive\n\n"]
     assert asyncio.get_running_loop().time() - began == pytest.approx(30)
+
+
+@pytest.mark.parametrize("concerns", [True, False])
+async def test_a_busy_stream_says_that_it_lives_and_ends_when_its_token_is_revoked(concerns):
+    happenings = filled(0)
+    still = [True, False]
+
+    async def welcome_until() -> bool:
+        return still.pop(0)
+
+    async def happens() -> None:
+        while True:
+            happenings.publish(1.0, "call", {})
+            await asyncio.sleep(1)
+
+    began = asyncio.get_running_loop().time()
+    busy = asyncio.create_task(happens())
+    told = [text async for text in happenings.stream(None, lambda _: concerns, welcome_until)]
+    busy.cancel()
+    assert asyncio.get_running_loop().time() - began == pytest.approx(20, abs=1.1)
+    assert told.count(": alive\n\n") == 1
+    assert any("event: call" in text for text in told) is concerns
 
 
 async def test_an_agents_stream_holds_own_events_only():

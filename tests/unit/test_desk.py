@@ -25,7 +25,7 @@ from ari_app.ledger import InlineExecutor, Ledger
 from ari_app.rules import RuleBook, load
 from ari_app.settings import Queue
 from ari_app.store.models import Agent, AgentSkill, AgentState, QueueEvent
-from ari_app.waiting import ON_DUTY, rules_in_force_since, told_by
+from ari_app.waiting import ON_DUTY, WhoWaits, rules_in_force_since, told_by
 from tests.fake.virtual_time import VirtualTimeLoop
 from tests.unit.core_database import LostAnswers, Outage, in_memory
 
@@ -869,3 +869,74 @@ async def test_a_leader_pulls_a_caller_out_of_turn_and_the_ledger_says_so():
         told = await house.ledger.ask(lambda s: told_by(s.scalars(select(QueueEvent))))
         assert [one.event for one in told] == ["opened", "waits", "waits", "pulled"]
         assert list(overtakings(told)) == []
+
+
+async def test_callbacks_and_the_second_line_wait_in_order_and_are_no_callers_on_the_line():
+    async with opened() as house:
+        callback, second = Inbox(), Inbox()
+        house.desk.join("demo-1.1", BEGAN, callback, who=WhoWaits.CALLBACK)
+        await asyncio.sleep(5)
+        house.desk.join("demo-2.1~second", BEGAN, second)
+        assert (house.desk.queue_length, house.desk.oldest_wait_s, house.desk.longest_waiting()) == (0, 0.0, None)
+        since = BEGAN + asyncio.get_running_loop().time()
+        house.joins("demo-3.1")
+        await asyncio.sleep(2)
+        assert (house.desk.queue_length, house.desk.longest_waiting()) == (1, "demo-3.1")
+        assert house.desk.oldest_wait_s == pytest.approx(BEGAN + asyncio.get_running_loop().time() - since, abs=0.01)
+        assert house.desk.position("demo-3.1") == 3
+        house.desk._room.declined("demo-1.1", "601")
+        assert [place.who for place in house.desk.in_line()] == [
+            WhoWaits.CALLBACK, WhoWaits.SECOND_LINE, WhoWaits.CALLER,
+        ]  # fmt: skip
+
+
+async def test_a_leader_pulls_callers_alone():
+    async with opened("601") as house:
+        await house.desk.pause("601")
+        house.desk.join("demo-1.1", BEGAN, Inbox(), who=WhoWaits.CALLBACK)
+        house.desk.join("demo-2.1~second", BEGAN, Inbox())
+        for call in ("demo-1.1", "demo-2.1~second"):
+            assert not await house.desk.pull(call, "601")
+        assert house.desk.agent("601").duty is Duty.PAUSED
+
+
+async def test_a_phone_in_use_twice_is_in_use_until_both_are_over():
+    async with opened("601") as house:
+        with house.desk.on_the_phone("601"):
+            with house.desk.on_the_phone("601"):
+                inbox = house.joins("demo-1.1")
+            await settled()
+            assert inbox.agents == []
+        await settled()
+        assert inbox.agents == ["601"]
+
+
+async def test_a_phone_in_use_is_neither_pulled_to_nor_called_out_from_but_by_what_is_dialled_there():
+    async with opened("601", "602") as house:
+        for number in ("601", "602"):
+            await house.desk.pause(number)
+        house.joins("demo-1.1")
+        for work in (house.desk.pull, house.desk.places):
+            with house.desk.on_the_phone("601"), pytest.raises(FeatureRefused, match="agent-busy"):
+                await work("demo-1.1", "601")
+            with (
+                house.desk.on_the_phone("601"),
+                house.desk.on_the_phone("601"),
+                pytest.raises(FeatureRefused, match="agent-busy"),
+            ):
+                await work("demo-1.1", "601", dialled=True)
+        with house.desk.on_the_phone("601"), house.desk.on_the_phone("602"):
+            assert await house.desk.pull("demo-1.1", "601", dialled=True)
+            await house.desk.places("demo-2.1", "602", dialled=True)
+        assert {house.desk.agent(number).duty for number in ("601", "602")} == {Duty.RESERVED}
+
+
+async def test_rules_are_read_anew_while_the_database_is_away_and_agents_are_offered_meanwhile():
+    async with opened("601") as house:
+        outage = Outage(house.engine)
+        outage.away = True
+        house.desk.reload()
+        await settled()
+        inbox = house.joins("demo-1.1")
+        await asyncio.sleep(0.5)
+        assert inbox.agents == ["601"]

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, event, select, update
 
 from ari_app import store
 from ari_app.desk import Desk, Duty, FeatureRefused, Reserved, changes_since
@@ -31,6 +31,9 @@ from tests.unit.test_desk import PIN, PIN_HASH, Inbox, settled
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")
 NOON = datetime(2026, 3, 2, 12, tzinfo=SHANGHAI).timestamp()
+CALLER = "PJSIP/trunk-00000001"
+"""The name of a caller's channel."""
+PAUSES = "[[pauses]]\ncode = '1'\nname = '文书'"
 SEQUENCES = int(os.environ.get("SANLING_SEQUENCES", "25"))
 """How many random sequences are tried; thousands take minutes."""
 
@@ -61,6 +64,12 @@ class House:
     def rows(self) -> dict[str, Agent]:
         with store.session(self.engine) as session:
             return {agent.number: agent for agent in session.scalars(select(Agent))}
+
+    def statements(self) -> list[tuple[str, Any]]:
+        """What the database is asked from now on."""
+        asked: list[tuple[str, Any]] = []
+        event.listen(self.engine, "before_cursor_execute", lambda _c, _k, sql, given, *_: asked.append((sql, given)))
+        return asked
 
     def notes(self) -> list[tuple[str, str, str | None]]:
         with store.session(self.engine) as session:
@@ -359,8 +368,6 @@ async def test_wrong_pins_count_while_the_database_takes_no_rows(monkeypatch):
             if not statement.startswith("SELECT"):
                 raise outage.error(statement, parameters)
 
-        from sqlalchemy import event
-
         event.listen(house.engine, "before_cursor_execute", reads_only)
         for _ in range(2):
             assert not await house.desk.check_pin("601", "000000")
@@ -377,9 +384,9 @@ async def test_whoever_is_reserved_for_too_long_with_no_phone_ringing_is_free_an
         inbox = house.joins("demo-1.1")
         await settled()
         await asyncio.sleep(29)
-        assert await house.desk.mend(["demo-1.1"], house.now()) == []
+        assert await house.desk.mend({"demo-1.1": CALLER}, house.now()) == []
         await asyncio.sleep(2)
-        assert await house.desk.mend(["demo-1.1"], house.now()) == [("601", Duty.RESERVED)]
+        assert await house.desk.mend({"demo-1.1": CALLER}, house.now()) == [("601", Duty.RESERVED)]
         assert house.mended == [Duty.RESERVED]
         await settled()
         assert house.notes() == [("601", "mended", None)]
@@ -394,21 +401,78 @@ async def test_a_phone_that_rings_is_let_ring_and_one_that_does_not_is_not_waite
         await settled()
         assert house.duty("601") is Duty.RINGING
         await asyncio.sleep(40)
-        assert await house.desk.mend(["demo-1.1", "demo-1.1~offer-1"], house.now()) == []
-        assert await house.desk.mend(["demo-1.1", "demo-2.1~offer-1"], house.now() - 36) == [], "it was not seen yet"
-        assert await house.desk.mend(["demo-1.1", "demo-2.1~offer-1"], house.now()) == [("601", Duty.RINGING)]
+        assert await house.desk.mend({"demo-1.1": CALLER, "demo-1.1~offer-1": "PJSIP/601-2"}, house.now()) == []
+        assert await house.desk.mend({"demo-1.1": CALLER, "demo-2.1~offer-1": "PJSIP/601-2"}, house.now() - 36) == [], (
+            "it was not seen yet"
+        )
+        assert await house.desk.mend({"demo-1.1": CALLER, "demo-2.1~offer-1": "PJSIP/601-2"}, house.now()) == [
+            ("601", Duty.RINGING)
+        ]
 
 
-async def test_a_consulted_agent_is_held_as_long_as_any_leg_of_the_call_is_there():
+async def test_a_second_agent_is_held_as_long_as_the_own_phone_has_a_channel_whatever_others_have():
     async with opened("601", "602") as house:
         house.joins("demo-1.1")
-        house.joins("demo-1.1~consult-1")
+        house.joins("demo-1.1~second")
         await settled()
-        house.desk.rings("demo-1.1~consult-1", "602")
+        house.desk.rings("demo-1.1~second", "602")
         await house.desk.talks("demo-1.1", "601")
         await asyncio.sleep(6)
-        assert await house.desk.mend(["demo-1.1", "demo-1.1~offer-2"], house.now()) == []
-        assert await house.desk.mend(["demo-1.1", "demo-1.10~offer-1"], house.now()) == [("602", Duty.RINGING)]
+        others = {"demo-1.1": CALLER, "demo-1.1~offer-1": "PJSIP/601-3", "demo-1.1~line": "PJSIP/trunk-4",
+                  "demo-1.10~offer-2": "PJSIP/602-5"}  # fmt: skip
+        assert await house.desk.mend({**others, "demo-1.1~offer-2": "PJSIP/602-6"}, house.now()) == []
+        assert await house.desk.mend(others, house.now()) == [("602", Duty.RINGING)]
+        assert house.duty("601") is Duty.TALKING
+
+
+# ---------------------------------------------------------------- back to a pause
+
+
+async def test_whoever_calls_out_of_a_pause_and_reaches_nobody_is_paused_as_before():
+    async with opened("601", rules=PAUSES) as house:
+        await house.desk.pause("601", "1")
+        await asyncio.sleep(60)
+        waits = house.joins("demo-1.1")
+        await house.desk.places("demo-2.1", "601")
+        house.desk.rings("demo-2.1", "601")
+        await house.desk.mend({"demo-2.1~offer-1": "PJSIP/601-1"}, house.now())
+        await house.desk.forget("demo-2.1")
+        await settled()
+        agent, row = house.desk.agent("601"), house.rows()["601"]
+        assert (agent.duty, agent.pause_code, agent.since) == (Duty.PAUSED, "1", NOON)
+        assert (row.state, row.pause_code, row.call_id) == ("paused", "1", None)
+        assert waits.agents == []
+        await house.desk.resume("601")
+        await settled()
+        assert waits.agents == ["601"]
+
+
+async def test_wrap_up_goes_on_after_a_call_that_reached_nobody_and_counts_once():
+    async with opened("601") as house:
+        handled: list[str] = []
+        house.desk._on_wrapped_up = lambda number, *_: handled.append(number)
+        await wraps_up(house)
+        await asyncio.sleep(5)
+        await house.desk.places("demo-9.1", "601")
+        await asyncio.sleep(5)
+        await house.desk.forget("demo-9.1")
+        assert house.duty("601") is Duty.WRAP_UP
+        await asyncio.sleep(9)
+        assert house.duty("601") is Duty.WRAP_UP
+        await asyncio.sleep(2)
+        assert (house.duty("601"), handled) == (Duty.IDLE, ["601"])
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+async def test_a_pause_outlives_the_desk_in_the_middle_of_a_call_that_is_placed(goes_on):
+    async with opened("601", rules=PAUSES) as house:
+        await house.desk.pause("601", "1")
+        await house.desk.places("demo-2.1", "601")
+        again = House(house.engine, PAUSES)
+        await again.desk.open(["demo-2.1"] if goes_on else [])
+        await again.desk.forget("demo-2.1")
+        assert (again.duty("601"), again.rows()["601"].pause_code) == (Duty.PAUSED, "1")
+        again.desk.close()
 
 
 async def test_a_wrap_up_that_nobody_ends_is_ended():
@@ -416,9 +480,9 @@ async def test_a_wrap_up_that_nobody_ends_is_ended():
         await wraps_up(house)
         house.desk._timers["601"].cancel()
         await asyncio.sleep(24)
-        assert await house.desk.mend([], house.now()) == []
+        assert await house.desk.mend({}, house.now()) == []
         await asyncio.sleep(2)
-        assert await house.desk.mend([], house.now()) == [("601", Duty.WRAP_UP)]
+        assert await house.desk.mend({}, house.now()) == [("601", Duty.WRAP_UP)]
         assert house.duty("601") is Duty.IDLE
 
 
@@ -427,8 +491,31 @@ async def test_the_watchdog_meets_who_was_added_and_forgets_who_is_gone():
         with store.session(house.engine) as session:
             session.delete(session.get(Agent, "602"))
             session.add(Agent(number="603", name="", sip_ha1="0" * 32, pin_hash="", state="idle"))
-        await house.desk.mend([], house.now())
+        await house.desk.mend({}, house.now())
         assert {agent.number for agent in house.desk.agents()} == {"601", "603"}
+
+
+async def test_at_the_start_only_the_last_talk_of_those_in_wrap_up_is_read():
+    async with opened("601", "602") as house:
+        house.joins("demo-1.1")
+        await settled()
+        await house.desk.talks("demo-1.1", "601")
+        await asyncio.sleep(60)
+        await house.desk.wraps_up("demo-1.1", "601", 60.0, 0.0)
+        asked = house.statements()
+        again = House(house.engine)
+        await again.desk.open()
+        talks = [one for one in asked if "agent_states" in one[0]]
+        with house.engine.connect() as connection:
+            plans = [
+                row.detail
+                for statement, parameters in talks
+                for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            ]
+        assert any("ix_agent_states_agent_now (agent=? AND now=?)" in plan for plan in plans)
+        assert not [plan for plan in plans if plan.startswith("SCAN agent_states") or "TEMP B-TREE" in plan]
+        assert again.desk._talked == {"601": (pytest.approx(60.0), 0.0)}
+        again.desk.close()
 
 
 # ---------------------------------------------------------------- consulting and handing over
@@ -593,7 +680,7 @@ class TwoDesks(RuleBasedStateMachine):
     @rule(name=st.sampled_from(["east", "west"]))
     def the_watchdog_looks(self, name: str) -> None:
         house = self.houses[name]
-        channels = [f"{call}~offer-1" for call in self.held]
+        channels = {f"{call}~offer-{phone}": f"PJSIP/{phone}-1" for call in self.held for phone in NUMBERS}
         [mended] = self.does(house.desk.mend(channels, NOON + self.loop.time()))
         assert all(duty is Duty.WRAP_UP for _, duty in mended)
 

@@ -24,6 +24,7 @@ from ari_app.flow.duty import (
     PHONE_BUSY,
     TABLE,
     AgentNow,
+    Back,
     Change,
     Duty,
     News,
@@ -105,7 +106,8 @@ def test_every_duty_has_an_answer_to_everything(duty, what):
     after = step(agent(duty), news(what))
     if not isinstance(after, Refusal):
         is_sound(after)
-        assert TABLE.get((duty, what), duty) is after.duty
+        to = TABLE.get((duty, what), duty)
+        assert after.duty is (Duty.IDLE if to is Back.TO_REST else to)
 
 
 @settings(max_examples=2000, deadline=None)
@@ -163,6 +165,20 @@ def test_whoever_is_signed_out_can_only_sign_in(code):
 def test_a_restart_and_the_watchdog_free_whoever_is_held(duty):
     for what in (What.RESTARTED, What.STUCK, What.OFFER_WITHDRAWN):
         assert step(agent(duty), news(what)) == agent(Duty.IDLE, since=AT)
+
+
+@pytest.mark.parametrize("over", [What.OFFER_WITHDRAWN, What.STUCK, What.RESTARTED])
+@pytest.mark.parametrize("begun", [What.PLACES, What.PULLS])
+@pytest.mark.parametrize("duty", [duty for duty in AT_REST if duty is not Duty.IDLE])
+def test_a_call_out_of_a_pause_or_wrap_up_of_which_no_talk_came_leaves_it_as_it_was(duty, begun, over):
+    at_rest = agent(duty)
+    held = step(at_rest, news(begun))
+    ringing = step(held, news(What.RINGS))
+    for one in (held, ringing):
+        assert (one.call_id, one.pause_code, one.wrap_up_until) == ("demo-1.1", None, None)
+        assert step(one, news(over)) == at_rest
+    assert step(ringing, news(What.NOT_TAKEN)) == agent(Duty.NO_ANSWER, since=AT)
+    assert step(step(ringing, news(What.JOINS)), news(over)) == agent(Duty.IDLE, since=AT), "a talk came of it"
 
 
 @pytest.mark.parametrize("duty", Duty)

@@ -21,6 +21,8 @@ def upgrade() -> None:
     op.create_index("uq_agents_phone", "agents", ["phone"], unique=True)
     op.add_column("agent_states", sa.Column("phone", sa.String(length=8), nullable=True))
     op.add_column("agent_states", sa.Column("code", sa.String(length=4), nullable=True))
+    op.drop_index("ix_agent_states_agent", table_name="agent_states")
+    op.create_index("ix_agent_states_agent_now", "agent_states", ["agent", "now", "id"], unique=False)
     op.create_table(
         "duty_notes",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
