@@ -13,8 +13,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import ColumnElement, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy.orm import Session, aliased
 
 from ari_app.cases import Person
 from ari_app.errors import SanlingError
@@ -161,12 +161,8 @@ def orders(
     query = select(WorkOrder)
     if call_id is not None:
         query = query.where(WorkOrder.call_id == call_id)
-    found = _standing(session, session.scalars(query).all())
-    return [
-        order
-        for order in found
-        if (order.is_open or not open_only) and (must_answer is None or order.must_answer == must_answer)
-    ]
+    found = _standing(session, query.where(_is_open()) if open_only else query)
+    return [order for order in found if must_answer is None or order.must_answer == must_answer]
 
 
 def open_orders_of(session: Session, person: Person, cases: Collection[int]) -> list[Order]:
@@ -176,14 +172,13 @@ def open_orders_of(session: Session, person: Person, cases: Collection[int]) -> 
         conditions.append(WorkOrder.party_id == person.party_id)
     if person.lawyer_id is not None:
         conditions.append(WorkOrder.lawyer_id == person.lawyer_id)
-    found = session.scalars(select(WorkOrder).where(or_(*conditions))).all()
-    return [order for order in _standing(session, found) if order.is_open]
+    return _standing(session, select(WorkOrder).where(or_(*conditions), _is_open()))
 
 
 def dossier(session: Session, order_id: str) -> Dossier:
     """Raises SanlingError if there is no such order."""
     row = _row(session, order_id)
-    [order] = _standing(session, [row])
+    [order] = _standing(session, select(WorkOrder).where(WorkOrder.id == order_id))
     person: Party | Lawyer | None = None
     if row.party_id is not None:
         person = session.get(Party, row.party_id)
@@ -222,8 +217,8 @@ def change(
     Raises SanlingError if there is no such order, it is closed (or, to be reopened, is not), or who is named to
     answer it from now on is nobody.
     """
-    row = _row(session, order_id)
-    order = _standing(session, [row])[0]
+    _row(session, order_id)
+    [order] = _standing(session, select(WorkOrder).where(WorkOrder.id == order_id))
     if order.is_open == (now is Standing.REOPENED):
         raise SanlingError(f"Order {order_id} is {'still open' if order.is_open else 'closed already'}.")
     if (now is Standing.REASSIGNED) != (must_answer is not None) or now is Standing.OPEN:
@@ -248,16 +243,25 @@ def _row(session: Session, order_id: str) -> WorkOrder:
     return row
 
 
-def _standing(session: Session, rows: Collection[WorkOrder]) -> list[Order]:
-    ids = [row.id for row in rows]
-    calls = [row.call_id for row in rows if row.kind == Kind.MESSAGE]
+def _is_open() -> ColumnElement[bool]:
+    """The last change of a WorkOrder did not close it."""
+    change = aliased(WorkOrderChange)
+    of_order = select(change.now).where(change.order_id == WorkOrder.id).order_by(change.at.desc()).limit(1)
+    last = of_order.correlate(WorkOrder).scalar_subquery()
+    return func.coalesce(last, Standing.OPEN.value) != Standing.CLOSED.value
+
+
+def _standing(session: Session, which: Select[WorkOrder]) -> list[Order]:
+    """The most urgent first. What belongs to them is asked for by `which`: their ids may be too many."""
+    rows = session.scalars(which).all()
+    ids, calls = which.with_only_columns(WorkOrder.id), which.with_only_columns(WorkOrder.call_id)
     changes: defaultdict[str, list[WorkOrderChange]] = defaultdict(list)
     query = select(WorkOrderChange).where(WorkOrderChange.order_id.in_(ids)).order_by(WorkOrderChange.at)
     for one in session.scalars(query):
         changes[one.order_id].append(one)
     left = select(Segment).where(Segment.call_id.in_(calls), Segment.kind == Kind.MESSAGE.value)
     messages = {f"{one.call_id}~order-message-{one.n}": one for one in session.scalars(left)}
-    numbers = select(Call.id, Call.caller_number).where(Call.id.in_({row.call_id for row in rows if row.call_id}))
+    numbers = select(Call.id, Call.caller_number).where(Call.id.in_(calls))
     callers = {id: number for id, number in session.execute(numbers)}
     found = []
     for row in rows:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, cast
 
-from sqlalchemy import or_, select
+from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
 from ari_app import cases
@@ -52,26 +51,21 @@ def matters_of(session: Session, person: Person, at: float, within_s: float = WI
     ]
     if not mine:
         return ()
-    rows = session.scalars(
-        select(models.Matter).where(or_(*mine), models.Matter.until >= at - within_s).order_by(models.Matter.until)
-    )
-    return _as_told(session, rows.all())
+    which = select(models.Matter).where(or_(*mine), models.Matter.until >= at - within_s)
+    return _as_told(session, which)
 
 
 def matters_since(session: Session, since: float) -> tuple[Matter, ...]:
     """What all calls that ended since then (Unix seconds) were about, in order."""
-    rows = session.scalars(
-        select(models.Matter).where(models.Matter.until >= since).order_by(models.Matter.until, models.Matter.call_id)
-    )
-    return _as_told(session, rows.all())
+    return _as_told(session, select(models.Matter).where(models.Matter.until >= since))
 
 
-def _as_told(session: Session, rows: Iterable[models.Matter]) -> tuple[Matter, ...]:
-    """With the need that the agent keyed in place of the caller's."""
-    rows = list(rows)
+def _as_told(session: Session, which: Select[models.Matter]) -> tuple[Matter, ...]:
+    """In order, with the need that the agent keyed in place of the caller's."""
+    rows = session.scalars(which.order_by(models.Matter.until, models.Matter.call_id)).all()
     dispositions = session.execute(
         select(models.Disposition.call_id, models.Disposition.need)
-        .where(models.Disposition.call_id.in_([row.call_id for row in rows]))
+        .where(models.Disposition.call_id.in_(which.with_only_columns(models.Matter.call_id)))
         .order_by(models.Disposition.at)
     )
     keyed = {call_id: need for call_id, need in dispositions}

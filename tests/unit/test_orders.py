@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, insert, select
 
 from ari_app import store
 from ari_app.cases import Person
@@ -142,3 +142,36 @@ def test_whoever_is_proven_sees_own_orders_and_those_of_own_cases_and_no_others(
         change(session, closed, Standing.CLOSED, by="601", at=AT)
         assert [order.id for order in open_orders_of(session, WEI, [7])] == [mine, of_case]
         assert [order.id for order in open_orders_of(session, JIAN, [])] == [lawyers]
+
+
+def test_of_all_orders_there_ever_were_only_the_open_ones_are_read(engine):
+    """By no list of ids: PostgreSQL takes 65,535 at most."""
+    order_id, loaded, bound = opened(engine, name="open"), [], []
+    with store.session(engine) as session:
+        change(session, order_id, Standing.CLOSED, by="601", at=AT + 1.0)
+        change(session, order_id, Standing.REOPENED, by="601", at=AT + 2.0)
+        closed = {"at": AT, "kind": "message", "due_at": AT, "must_answer": "front", "opened_by": "hotline"}
+        session.execute(
+            insert(models.WorkOrder), [{"id": f"o{n}", "call_id": f"demo-{n}.1", **closed} for n in range(500)]
+        )
+        over = {"at": AT, "now": "closed", "by": "601", "note": ""}
+        session.execute(
+            insert(models.WorkOrderChange), [{"id": f"c{n}", "order_id": f"o{n}", **over} for n in range(500)]
+        )
+
+    def asks(_c: object, _cursor: object, _statement: str, parameters: tuple[object, ...], *_: object) -> None:
+        bound.append(len(parameters))
+
+    def loads(row: object, _context: object) -> None:
+        loaded.append(row)
+
+    event.listen(engine, "before_cursor_execute", asks)
+    event.listen(models.Table, "load", loads, propagate=True)
+    try:
+        with store.session(engine) as session:
+            assert [order.id for order in orders(session)] == [order_id]
+            assert len(loaded) == 3, "an order and its two changes"
+            assert len(orders(session, open_only=False)) == 501
+    finally:
+        event.remove(models.Table, "load", loads)
+    assert max(bound) < 10
