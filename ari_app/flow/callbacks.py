@@ -198,6 +198,9 @@ def missed(wish: Wish, now: float, terms: Terms) -> Event:
     return Event(n, now, Happened.MISSED, wish.call_id, until=now + pauses[min(wish.attempts, len(pauses) - 1)])
 
 
+NOBODY = (None, None)
+
+
 def is_of(wish: Wish, *, number: str | None, party_id: int | None = None, lawyer_id: int | None = None) -> bool:
     """Whether this person asked for it, as far as one knows: by proof or, unless both are proven, by the number."""
     asked, asks = (wish.party_id, wish.lawyer_id), (party_id, lawyer_id)
@@ -209,14 +212,12 @@ def is_of(wish: Wish, *, number: str | None, party_id: int | None = None, lawyer
 def is_answered_by(
     wish: Wish, *, number: str | None, party_id: int | None = None, lawyer_id: int | None = None
 ) -> bool:
-    """Whether it is over once an agent has spoken with this person. A number may be shared: whoever is proven answers
-    for nobody else, nor does a number for whoever is proven.
+    """Whether it is over once an agent has spoken with this person. A number may be shared: it does not answer for
+    somebody who was proven when asking.
     """
+    nobodys = (wish.party_id, wish.lawyer_id) == NOBODY
     alike = (wish.party_id, wish.lawyer_id) == (party_id, lawyer_id)
-    return alike and is_of(wish, number=number, party_id=party_id, lawyer_id=lawyer_id)
-
-
-NOBODY = (None, None)
+    return (nobodys or alike) and is_of(wish, number=number, party_id=party_id, lawyer_id=lawyer_id)
 
 
 def open_for(

@@ -181,7 +181,7 @@ def test_whoever_asked_to_be_called_elsewhere_is_known_by_the_own_number_too():
         ({"party_id": 7}, {"party_id": 8}, False),
         ({"party_id": 7}, {"lawyer_id": 7}, False),
         ({"party_id": 7}, {}, False),
-        ({}, {"party_id": 7}, False),
+        ({}, {"party_id": 7}, True),
     ],
 )
 def test_whoever_speaks_at_a_shared_number_answers_for_nobody_else(asked, speaks, over):
