@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 BIN := .venv/bin
 READY := .venv/.ready
 # Real calls mostly wait, so there may be more workers than cores; too many and the phones lose sound.
-WORKERS ?= 4
+WORKERS ?= 6
 UV := $(firstword $(shell command -v uv) $(wildcard $(BIN)/uv))
 # These alone cover every branch of ari_app/flow.
 FLOW_TESTS := $(addprefix tests/unit/test_,$(addsuffix .py,sop sop_outside_hours story callbacks hours keypad identity \
