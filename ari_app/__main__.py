@@ -32,6 +32,7 @@ from ari_app.ari.errors import (
 from ari_app.ari.websocket import WebSocketWire
 from ari_app.desk import Desk, Duty
 from ari_app.doctor import second_store
+from ari_app.drift import Drift
 from ari_app.errors import SanlingError, SettingsInvalid, SetUpFailed, StoreUnavailable
 from ari_app.flow.identity import initials
 from ari_app.instance import Instance
@@ -112,6 +113,7 @@ async def control(settings: Settings, catalogue: Catalogue) -> None:
     with only_controller(settings):
         async with hotline(settings, catalogue) as (house, vault, pending), asyncio.TaskGroup() as group:
             loop.add_signal_handler(signal.SIGHUP, reload, house.desk)
+            drift = Drift(house.ledger, house.metrics, settings.call_records)
             reception = Reception(house)
             await reception.open()
             tasks = [
@@ -119,6 +121,7 @@ async def control(settings: Settings, catalogue: Catalogue) -> None:
                 group.create_task(reception.run(), name="reception"),
                 group.create_task(keep_recordings(house, vault, pending), name="vault"),
                 group.create_task(house.metrics.measure_loop_lag(), name="lag"),
+                group.create_task(drift.run(), name="drift"),
                 group.create_task(
                     serve(house, reception.calls.values, reception.leading, reception.case_calls), name="api"
                 ),

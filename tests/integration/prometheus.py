@@ -121,6 +121,11 @@ class Prometheus:
         assert len(result) == 1, (expr, result)
         return float(result[0]["value"][1])
 
+    async def values(self, expr: str, label: str) -> dict[str, float]:
+        """The values of `expr` now, by `label`."""
+        result = (await self._get("query", query=expr))["result"]
+        return {series["metric"][label]: float(series["value"][1]) for series in result}
+
     async def firing(self) -> set[str]:
         """Names of the alerts that fire now."""
         result = (await self._get("query", query='ALERTS{alertstate="firing"}'))["result"]

@@ -18,7 +18,7 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from metrics import dashboards
+from metrics import dashboards, manual
 from metrics import exporter as exporter_module
 from metrics import hotline as hotline_module
 from metrics.exporter import Exporter
@@ -250,6 +250,13 @@ def test_database_writes_that_fail_are_not_timed(hotline):
 def test_the_committed_dashboard_is_fresh(board):
     committed = dashboards.file_of(board).read_text(encoding="utf-8")
     assert committed == dashboards.build(board), "run: python -m metrics.dashboards"
+
+
+def test_the_manual_tells_of_every_figure_as_it_is():
+    text = manual.FILE.read_text(encoding="utf-8")
+    assert text == manual.fresh(text), "run: python -m metrics.manual"
+    for family in HotlineMetrics(CollectorRegistry()).registry.collect():
+        assert text.count(f"| `{family.name}`") == 1
 
 
 def test_there_is_no_dashboard_but_these():
