@@ -11,6 +11,7 @@ leads its own call; a channel that we dial is led by another.
 
 from __future__ import annotations
 
+import csv
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -163,8 +164,8 @@ class Records:
 def records_of(text: str) -> list[Record]:
     """The records of whole lines; what is no record (the first line after a leap into the file) is left out."""
     found = []
-    for line in text.splitlines():
-        match line.split(","):
+    for line in csv.reader(text.splitlines()):
+        match line:
             case [unique, linked, channel, _, _, _, _] if unique:
                 found.append(Record(unique, channel.startswith(TRUNK) and linked == unique))
     return found

@@ -8,6 +8,7 @@ import os
 import pytest
 from sqlalchemy import select
 
+from ari_app import reception
 from ari_app.drift import ended
 from ari_app.flow.sop import State
 from ari_app.store import models
@@ -15,6 +16,7 @@ from metrics.drift import Accounts, Disagreement, Records
 from tests.calls.house import PARTY, STRANGER, FakeHouse
 from tests.calls.paths import KEYS, WITH_AGENT, reach
 from tests.calls.real import RealHouse, Running
+from tests.calls.test_outbound import RULES, TRUNK, asks_for_callback
 from tests.integration.prometheus import Prometheus
 
 AGREED = Disagreement({}, (), ())
@@ -72,6 +74,35 @@ async def test_short_and_long_waits_that_were_given_up_are_both_abandoned_in_the
     assert hotline.house.metrics.calls_ended() == {"abandoned": 1, "short_abandon": 1}
     assert set((await over(hotline)).values()) == {"abandoned"}
     assert await counted_as_written(hotline, 2)
+
+
+def cannot_take_up(*_: object) -> None:
+    raise RuntimeError("rows that the table does not follow")
+
+
+async def test_a_call_that_the_next_controller_cannot_take_up_is_broken_in_both(hotline, monkeypatch):
+    await reach(hotline, State.WAITING)
+    await hotline.controller_dies()
+    monkeypatch.setattr(reception, "take_up", cannot_take_up)
+    await hotline.controller_starts()
+    assert hotline.house.metrics.calls_ended() == {"broken": 1}
+    assert await counted_as_written(hotline, 1)
+
+
+async def test_one_that_we_placed_is_counted_among_those(monkeypatch):
+    async with FakeHouse(trunk=TRUNK, rules=RULES) as hotline:
+        hotline.asterisk.phones.person(STRANGER)
+        await asks_for_callback(hotline, STRANGER)
+        agent = await hotline.agent_signs_in("601")
+        await agent.rings()
+        before = await over(hotline)
+        await hotline.controller_dies()
+        monkeypatch.setattr(reception, "take_up", cannot_take_up)
+        await hotline.controller_starts()
+        labels = {"purpose": "callback", "outcome": "broken"}
+        assert hotline.registry.get_sample_value("sanling_calls_placed_total", labels) == 1
+        assert await over(hotline) == before
+        assert await counted_as_written(hotline, len(before))
 
 
 @pytest.fixture

@@ -118,9 +118,10 @@ def test_only_channels_that_came_from_the_trunk_must_be_in_the_ledger():
         + line("a.3", linked="demo-out_1.001")
         + line("demo-out_1.001", channel="Local/154@outbound-00000001;1")
         + "00000007,2026-11-22\n"
+        + '"a.5","a.5","PJSIP/trunk-00000009","2026-11-22 10:00:00","","2026-11-22 10:00:09","NO ANSWER"\n'
     )
-    assert [record.call_id for record in records_of(text)] == ["a.1", "a.2", "a.3", "demo-out_1.001"]
-    assert [record.call_id for record in records_of(text) if record.is_a_caller] == ["a.1"]
+    assert [record.call_id for record in records_of(text)] == ["a.1", "a.2", "a.3", "demo-out_1.001", "a.5"]
+    assert [record.call_id for record in records_of(text) if record.is_a_caller] == ["a.1", "a.5"]
 
 
 # ---------------------------------------------------------------- Asterisk's file
