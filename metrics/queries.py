@@ -217,9 +217,9 @@ WALL: Final = Dashboard(
                     "stat", "s", (_share(f"{_WAIT}_sum{_ANSWERED}", f"{_WAIT}_count{_ANSWERED}"),), WAIT,
                 ),
                 Panel(
-                    "放弃率 Abandoned", "Of the callers in the queue, those who gave up; not within the first seconds.",
+                    "放弃率 Abandoned", "Of those answered or given up, who gave up; not within the first seconds.",
                     "stat", "percentunit",
-                    (_share(f'{_WAIT}_count{{result="abandoned"}}', f'{_WAIT}_count{{result!="short_abandon"}}'),),
+                    (_share(f'{_WAIT}_count{{result="abandoned"}}', f'{_WAIT}_count{{result=~"answered|abandoned"}}'),),
                     AT_MOST_5,
                 ),
                 Panel(

@@ -60,7 +60,7 @@ def test_the_rules_do_what_their_tests_say(folder):
     [
         ("alerts.yml", "oldest_wait_seconds > 180", "oldest_wait_seconds > 240"),
         ("alerts.yml", "pending_seconds > 300", "pending_seconds > 200"),
-        ("recording.yml", 'le="20.0"', 'le="30.0"'),
+        ("recording.yml", 'le="15.0"', 'le="20.0"'),
         ("recording.yml", "answered|abandoned", "answered|abandoned|short_abandon"),
     ],
 )

@@ -59,8 +59,9 @@ async def test_each_gauge_reads_something_before_the_first_call(settings):
         await house.desk.open()
         sweeping = asyncio.create_task(keep_recordings(house, vault, pending))
         async with asyncio.timeout(20):
-            while ("sanling_disk_free_bytes", "second") not in (shown := await asyncio.to_thread(scrape, settings)):
+            while ("sanling_disk_free_bytes", "second") not in await asyncio.to_thread(scrape, settings):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
+        shown = await asyncio.to_thread(scrape, settings)
         sweeping.cancel()
         await asyncio.wait([sweeping])
         pending.count, pending.oldest_at = 1, time.monotonic() - 40

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from sqlalchemy import Engine, insert
 
 from ari_app.drift import EVERY_S, Drift
 from ari_app.errors import StoreUnavailable
+from ari_app.instance import Instance
 from ari_app.ledger import InlineExecutor, Ledger
+from ari_app.settings import PROJECT, load
 from ari_app.store import models
 from metrics import drift as drift_module
 from metrics.drift import REMEMBERED_S, SETTLES_S, Accounts, Disagreement, Record, Records, records_of
@@ -291,3 +294,25 @@ async def test_while_the_database_is_away_nothing_is_compared_and_nothing_forgot
     await asyncio.sleep(5)
     assert await house.drift.look() == AGREED
     assert house.drift._accounts._in_ledger.keys() == {"a.1"}
+
+
+# ---------------------------------------------------------------- what Asterisk is told to write
+
+
+def test_asterisk_writes_the_columns_that_are_read_and_nobodys_number():
+    conf = PROJECT / "asterisk-conf"
+    mapping = re.search(r"^calls\.csv => (.*)$", (conf / "cdr_custom.conf").read_text(encoding="utf-8"), re.M)
+    assert mapping
+    columns = re.findall(r"\$\{CDR\((\w+)\)\}", mapping[1])
+    assert mapping[1] == ",".join(f"${{CDR({column})}}" for column in columns)
+    assert columns == ["uniqueid", "linkedid", "channel", "start", "answer", "end", "disposition"]
+    modules = (conf / "modules.conf").read_text(encoding="utf-8")
+    assert {"func_cdr.so", "cdr_custom.so"} <= set(re.findall(r"^load = (\S+)", modules, re.M))
+    assert "unanswered = yes" in (conf / "cdr.conf").read_text(encoding="utf-8")
+
+
+def test_the_file_lies_where_asterisk_puts_it(tmp_path):
+    settings = load(environment={}, instance="x", var_dir=str(tmp_path))
+    Instance(settings).prepare([])
+    assert settings.call_records.parent.is_dir()
+    assert settings.call_records.parent == settings.run_dir / "log" / "cdr-custom"
