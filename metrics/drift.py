@@ -69,6 +69,7 @@ class Accounts:
     def __init__(self, at: float) -> None:
         self._tallied: Counter[str] = Counter()
         self._apart: deque[tuple[float, Counter[str]]] = deque([(at, Counter())])
+        self._ours: dict[str, float] = {}
         self._in_ledger: dict[str, float] = {}
         self._in_asterisk: dict[str, float] = {}
         self._unknown_to_ledger: dict[str, float] = {}
@@ -81,7 +82,8 @@ class Accounts:
 
     def ledger_has(self, ended: Mapping[str, str], at: float, *, without_record: Collection[str] = ()) -> None:
         """Calls that ended since the beginning, with outcomes. `without_record`: those that Asterisk died under."""
-        new = {call_id: outcome for call_id, outcome in ended.items() if call_id not in self._in_ledger}
+        new = {call_id: outcome for call_id, outcome in ended.items() if call_id not in self._ours}
+        self._ours.update(dict.fromkeys(new, at))
         self._tallied.update(new.values())
         self.ledger_had(new, at)
         for call_id in new:
@@ -89,7 +91,7 @@ class Accounts:
                 self._unknown_to_asterisk.setdefault(call_id, at)
 
     def ledger_had(self, call_ids: Iterable[str], at: float) -> None:
-        """Calls that the ledger has from before the beginning: nobody counted them since."""
+        """Calls that the ledger has, whoever counted them."""
         for call_id in call_ids:
             self._in_ledger.setdefault(call_id, at)
             self._unknown_to_ledger.pop(call_id, None)
@@ -118,7 +120,13 @@ class Accounts:
         while len(self._apart) > 1 and self._apart[1][0] <= at - REMEMBERED_S:
             self._apart.popleft()
         before = self._apart[0][1]
-        for known in (self._in_ledger, self._in_asterisk, self._unknown_to_ledger, self._unknown_to_asterisk):
+        for known in (
+            self._ours,
+            self._in_ledger,
+            self._in_asterisk,
+            self._unknown_to_ledger,
+            self._unknown_to_asterisk,
+        ):
             for call_id in [call_id for call_id, since in known.items() if since <= at - REMEMBERED_S - settles_s]:
                 del known[call_id]
         return Disagreement(

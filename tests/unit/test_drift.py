@@ -100,6 +100,15 @@ def test_what_is_told_late_is_no_drift():
     assert accounts.disagreement({"handled": 1}, 1000.0) == AGREED
 
 
+def test_a_call_found_in_the_ledger_before_it_is_told_of_is_tallied_all_the_same():
+    accounts = Accounts(0.0)
+    accounts.asterisk_has([Record("a.1", True)], 1.0)
+    accounts.ledger_had(["a.1"], 1.0)
+    accounts.ledger_has({"a.1": "handled"}, 60.0)
+    accounts.ledger_has({"a.1": "handled"}, 120.0)
+    assert accounts.disagreement({"handled": 1}, 1000.0) == AGREED
+
+
 def test_drift_counts_for_an_hour_and_is_history_then():
     accounts = accounts_of({"a.1": "handled"}, ["a.2"])
     wrong = {"handled": 2}
