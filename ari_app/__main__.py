@@ -32,6 +32,7 @@ from ari_app.ari.errors import (
 from ari_app.ari.websocket import WebSocketWire
 from ari_app.desk import Desk, Duty
 from ari_app.doctor import second_store
+from ari_app.drift import Drift
 from ari_app.errors import SanlingError, SettingsInvalid, SetUpFailed, StoreUnavailable
 from ari_app.flow.identity import initials
 from ari_app.instance import Instance
@@ -42,7 +43,7 @@ from ari_app.reception import Reception
 from ari_app.settings import Settings
 from ari_app.store import models
 from metrics.exporter import Exporter
-from metrics.hotline import AgentState, HotlineMetrics, MendedState, RecordingStage
+from metrics.hotline import AgentState, DiskPlace, HotlineMetrics, MendedState, RecordingStage
 from metrics.hotline import Store as StoreName
 from recordings.capture import began_at
 from recordings.stores import FolderStore
@@ -112,6 +113,7 @@ async def control(settings: Settings, catalogue: Catalogue) -> None:
     with only_controller(settings):
         async with hotline(settings, catalogue) as (house, vault, pending), asyncio.TaskGroup() as group:
             loop.add_signal_handler(signal.SIGHUP, reload, house.desk)
+            drift = Drift(house.ledger, house.metrics, settings.call_records)
             reception = Reception(house)
             await reception.open()
             tasks = [
@@ -119,6 +121,7 @@ async def control(settings: Settings, catalogue: Catalogue) -> None:
                 group.create_task(reception.run(), name="reception"),
                 group.create_task(keep_recordings(house, vault, pending), name="vault"),
                 group.create_task(house.metrics.measure_loop_lag(), name="lag"),
+                group.create_task(drift.run(), name="drift"),
                 group.create_task(
                     serve(house, reception.calls.values, reception.leading, reception.case_calls), name="api"
                 ),
@@ -207,8 +210,14 @@ async def hotline(settings: Settings, catalogue: Catalogue) -> AsyncIterator[tup
         queue_length=lambda: desk.queue_length,
         oldest_wait_s=lambda: desk.oldest_wait_s,
         agents_in=lambda state: sum(desk.agents_in(duty) for duty, name in DUTIES.items() if name == state),
+        agent_states=lambda: {agent.number: DUTIES[agent.duty] for agent in desk.agents()},
+        open_now=lambda: opening.is_open(book.now, settings.zone, time.time()),
         recordings_pending=lambda: pending.count,
+        oldest_recording_s=lambda: time.monotonic() - pending.oldest_at if pending.count else 0.0,
+        journal_rows=lambda: ledger.waiting_rows,
+        refused_rows=lambda: ledger.refused_rows,
     )
+    metrics.began(time.time(), disk_minimum_bytes=settings.recordings.minimum_free_mb * 1e6)
 
     def health() -> dict[str, bool]:
         return {
@@ -244,6 +253,8 @@ class Pending:
     count = 0
     untried = 0
     """Those among them that have not failed yet."""
+    oldest_at = 0.0
+    """When the call of the oldest ended, on the monotonic clock; means nothing while none waits."""
 
 
 async def keep_recordings(house: Hotline, vault: Vault, pending: Pending) -> None:
@@ -251,13 +262,18 @@ async def keep_recordings(house: Hotline, vault: Vault, pending: Pending) -> Non
     salvage_at = 0.0
     while True:
         now = asyncio.get_running_loop().time()
-        live = await live_calls(house) if now >= salvage_at else None
+        look_around = now >= salvage_at
+        live = await live_calls(house) if look_around else None
         if live is not None:
             salvage_at = now + SALVAGE_EVERY_S
         try:
             async for told in vault.sweep(live):
                 await enter_recording(house, told)
+            if look_around:
+                for disk in await vault.space():
+                    house.metrics.disk(cast(DiskPlace, disk.place), disk.free_bytes)
             backlog = await vault.backlog(live)
+            pending.oldest_at = time.monotonic() - backlog.oldest_s
             pending.count, pending.untried = backlog.waiting, backlog.waiting - backlog.failing
         except StoreUnavailable as error:  # the spool keeps what could not be entered; the next sweep tells it again
             log.error("recordings wait for the database: %s", error)

@@ -156,7 +156,8 @@ class Instance:
                 raise SetUpFailed(f"{path}: Asterisk cannot work with this folder's name; use letters, digits, . _ -")
         run_dir.mkdir(parents=True, exist_ok=True)
         run_dir.chmod(0o700)
-        for part in ("etc", "log", "run", "lib/music", "spool/monitor", "spool/callbacks", "spool/recording"):
+        parts = ("etc", "log/cdr-custom", "run", "lib/music", "spool/monitor", "spool/callbacks", "spool/recording")
+        for part in parts:
             (run_dir / part).mkdir(parents=True, exist_ok=True)
         (run_dir / "etc").chmod(0o700)
         self._make_secrets()

@@ -28,6 +28,7 @@ from ari_app.outbound import CaseCalls, Outbound
 from ari_app.privacy import mask
 from ari_app.reconcile import NO_GHOSTS, Ghosts, ghosts
 from ari_app.store import models
+from metrics.hotline import PlacedFor
 
 log = logging.getLogger("sanling.reception")
 
@@ -216,7 +217,11 @@ class Reception:
                 answered_after_s=None, wait_s=0.0, talk_s=0.0, after_closing_s=None,
             )
         )  # fmt: skip
-        house.metrics.call_ended("broken")
+        if past.outbound is None:
+            house.metrics.call_ended("broken")
+        else:
+            purpose: PlacedFor = "case" if past.outbound.callback_id is None else "callback"
+            house.metrics.call_placed_ended(purpose, "broken", rang_s=0.0, talk_s=0.0)
 
     # ------------------------------------------------------------ the link
 

@@ -151,6 +151,11 @@ class Settings(Part, frozen=True):
         return self.run_dir / "spool"
 
     @property
+    def call_records(self) -> Path:
+        """Asterisk's own records of its channels (CDR)."""
+        return self.run_dir / "log" / "cdr-custom" / "calls.csv"
+
+    @property
     def journal_dir(self) -> Path:
         """What waits for the database lies here (``ari_app.journal``)."""
         return self.run_dir / "journal"

@@ -12,6 +12,10 @@ Labels hold no personal data. The only label that names anybody is ``agent``, th
 only the numbers given to `HotlineMetrics.register_agents`; anything else is counted under ``other``. Every other
 label takes a value of a short list below. So a hostile caller cannot make a series.
 
+Counters and histograms live in the controller's memory: they begin at zero with each controller, and each says so in
+its help text. What happened between the last scrape and a controller's end is in no counter; Prometheus takes the fall
+to zero for what it is. Figures that must be whole are the ledger's. Gauges are read anew at each scrape.
+
 A figure must never break a call: a value that is not in its list is counted as ``other`` and logged, a duration
 that is negative or not a number is counted as zero. Everything here may be called from any thread.
 """
@@ -22,28 +26,34 @@ import asyncio
 import logging
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Final, Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 log = logging.getLogger("sanling.metrics")
 
 OTHER: Final = "other"
 """What a label value outside its list is counted as."""
+RESETS: Final = "Begins at zero with each controller."
+"""Ends the help text of every counter and histogram."""
 
 ONE_RING_S: Final = 5.0
 THREE_RINGS_S: Final = 11.0
 NATIONAL_LIMIT_S: Final = 15.0
+SERVICE_LEVEL_S: Final = NATIONAL_LIMIT_S
+"""The service level counts the callers whom an agent answered within this."""
 SECOND_LINE_WAIT_S: Final = 90.0
 MEAN_HANDLE_S: Final = 180.0
 
 ANSWER_EDGES_S: Final = (1.0, 2.0, ONE_RING_S, 10.0, THREE_RINGS_S, NATIONAL_LIMIT_S, 20.0, 30.0)
 HANDLE_EDGES_S: Final = (10.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, MEAN_HANDLE_S, 300.0, 600.0, 900.0, 1800.0)
-WAIT_EDGES_S: Final = (5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, SECOND_LINE_WAIT_S, 120.0, 180.0, 300.0, 600.0,
-                       900.0, 1800.0)  # fmt: skip
+WAIT_EDGES_S: Final = (5.0, 10.0, SERVICE_LEVEL_S, 20.0, 30.0, 45.0, 60.0, SECOND_LINE_WAIT_S, 120.0, 180.0, 300.0,
+                       600.0, 900.0, 1800.0)  # fmt: skip
 AFTER_CLOSING_EDGES_S: Final = (0.5, 1.0, 2.0, 3.0, 4.0, 4.7, 5.0, 5.3, 6.0, 10.0)
 """Five seconds, and the ± 0.3 s that the hotline holds to (SOP-6)."""
 LATENCY_EDGES_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -92,6 +102,10 @@ HungUpBy = Literal["caller", "agent", "hotline", "line"]
 GhostKind = Literal["caller", "leg", "bridge", "agent"]
 """What was found without a call: a caller's channel, an agent's, a bridge, or an agent held for nobody."""
 Store = Literal["local", "second"]
+DiskPlace = Literal["spool", "local", "second"]
+"""spool: the run-time folder's disk, with database and journal. A store in S3 has no disk."""
+Witnesses = Literal["ledger_and_metrics", "ledger_and_cdr"]
+"""Whose accounts of the ended calls are compared: the ledger's with the counters', or with Asterisk's."""
 RecordingStage = Literal["capture", "local", "second"]
 """Where a recording failed: capture is turning the spooled file into a finished one."""
 Lane = Literal["fast", "blocking"]
@@ -121,6 +135,8 @@ GHOST_KINDS: Final[tuple[GhostKind, ...]] = get_args(GhostKind)
 MENDED_STATES: Final[tuple[MendedState, ...]] = get_args(MendedState)
 HUNG_UP_BY: Final[tuple[HungUpBy, ...]] = get_args(HungUpBy)
 STORES: Final[tuple[Store, ...]] = get_args(Store)
+DISK_PLACES: Final[tuple[DiskPlace, ...]] = get_args(DiskPlace)
+WITNESSES: Final[tuple[Witnesses, ...]] = get_args(Witnesses)
 RECORDING_STAGES: Final[tuple[RecordingStage, ...]] = get_args(RecordingStage)
 LANES: Final[tuple[Lane, ...]] = get_args(Lane)
 ARI_FAILURES: Final[tuple[AriFailure, ...]] = get_args(AriFailure)
@@ -145,13 +161,13 @@ class HotlineMetrics:
         self._agents: set[str] = set()
 
         def counter(name: str, meaning: str, *labels: str) -> Counter:
-            return Counter(f"sanling_{name}", meaning, labels, registry=registry)
+            return Counter(f"sanling_{name}", f"{meaning} {RESETS}", labels, registry=registry)
 
         def gauge(name: str, meaning: str, *labels: str) -> Gauge:
             return Gauge(f"sanling_{name}", meaning, labels, registry=registry)
 
         def histogram(name: str, meaning: str, edges: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(f"sanling_{name}", meaning, labels, registry=registry, buckets=edges)
+            return Histogram(f"sanling_{name}", f"{meaning} {RESETS}", labels, registry=registry, buckets=edges)
 
         self._arrived = counter("calls_arrived", "Calls that reached the controller.")
         self._ended = counter("calls_ended", "Calls that ended, by outcome.", "outcome")
@@ -168,7 +184,10 @@ class HotlineMetrics:
             "queue_wait_seconds", "Seconds a caller waited, by how the waiting ended.", WAIT_EDGES_S, "result"
         )
 
+        self._open = gauge("open", "1 while people serve the hotline: its opening hours.")
         self._agents_by_state = gauge("agents", "Agents by state, now.", "state")
+        self._agent_states = _AgentStates(self._agents)
+        registry.register(self._agent_states)
         self._agent_answer = histogram(
             "agent_answer_seconds",
             "Seconds an agent's phone rang before the agent answered (SOP-1).",
@@ -209,6 +228,10 @@ class HotlineMetrics:
         )
 
         self._pending = gauge("recordings_pending", "Recordings not yet safe in both stores.")
+        self._oldest_pending = gauge(
+            "recordings_oldest_pending_seconds",
+            "Seconds since the end of the oldest call whose recording is not yet in both stores; 0: there is none.",
+        )
         self._stored = counter("recordings_stored", "Recordings stored and read back alike.", "store")
         self._recording_failures = counter("recordings_failed", "Failed attempts to keep a recording.", "stage")
         self._callbacks = counter("callbacks_left", "Callers who left a number for a callback.")
@@ -219,6 +242,17 @@ class HotlineMetrics:
 
         self._adopted = counter("calls_adopted", "Calls of an earlier controller that were taken up.")
         self._ghosts = counter("ghosts", "Channels, bridges and agents found without a call, and ended.", "kind")
+        self._drift = gauge(
+            "drift_calls", "Calls of the last hour on which two accounts of the ended calls do not agree.", "between"
+        )
+        self._started = gauge("start_time_seconds", "Unix time at which this controller began to serve.")
+        self._journal_rows = gauge("journal_waiting_rows", "Rows that wait for the database in the local journal.")
+        self._refused_rows = gauge(
+            "journal_refused_rows", "Rows that this controller could not enter: the database refused them, or no room."
+        )
+        self._disk_free = gauge("disk_free_bytes", "Free space of the disk, in bytes.", "place")
+        self._disk_minimum = gauge("disk_minimum_bytes", "Free space below which a disk is full, in bytes.")
+        ProcessCollector(namespace="sanling", registry=registry)
         self._ari_up = gauge("ari_up", "1 while the controller hears Asterisk's events.")
         self._ari_reconnects = counter("ari_reconnects", "Times the link to Asterisk came back.")
         self._ari_request = histogram(
@@ -229,7 +263,7 @@ class HotlineMetrics:
             "event_loop_lag_seconds", "Seconds a timer of the controller fired late.", LATENCY_EDGES_S
         )
         self._database_write = histogram(
-            "database_write_seconds", "Seconds one committed write to the database took.", LATENCY_EDGES_S
+            "database_write_seconds", "Seconds one transaction on the database took.", LATENCY_EDGES_S
         )
         self._begin_at_zero()
 
@@ -253,23 +287,34 @@ class HotlineMetrics:
         queue_length: Callable[[], float] | None = None,
         oldest_wait_s: Callable[[], float] | None = None,
         agents_in: Callable[[AgentState], float] | None = None,
+        agent_states: Callable[[], Mapping[str, AgentState]] | None = None,
+        open_now: Callable[[], float] | None = None,
         recordings_pending: Callable[[], float] | None = None,
+        oldest_recording_s: Callable[[], float] | None = None,
+        journal_rows: Callable[[], float] | None = None,
+        refused_rows: Callable[[], float] | None = None,
     ) -> None:
         """Reads these at each scrape, in the exporter's thread: they must only look at plain values.
 
-        One that raises shows as NaN; the scrape goes on.
+        One that raises shows as NaN; the scrape goes on. `agent_states`: agents' numbers and states.
         """
         for figure, read in (
             (self._in_progress, calls_in_progress),
             (self._queue_length, queue_length),
             (self._oldest_wait, oldest_wait_s),
+            (self._open, open_now),
             (self._pending, recordings_pending),
+            (self._oldest_pending, oldest_recording_s),
+            (self._journal_rows, journal_rows),
+            (self._refused_rows, refused_rows),
         ):
             if read is not None:
                 figure.set_function(_guarded(read))
         if agents_in is not None:
             for state in AGENT_STATES:
                 self._agents_by_state.labels(state).set_function(_guarded(_of_state(agents_in, state)))
+        if agent_states is not None:
+            self._agent_states.read = agent_states
 
     # -- the call -----------------------------------------------------------------------------------------
 
@@ -381,7 +426,29 @@ class HotlineMetrics:
         """One attempt failed; it is tried again, and the recording stays pending."""
         self._recording_failures.labels(_listed(stage, RECORDING_STAGES)).inc()
 
+    def disk(self, place: DiskPlace, free_bytes: float) -> None:
+        """The disk of `place` has so much room."""
+        self._disk_free.labels(_listed(place, DISK_PLACES)).set(free_bytes)
+
     # -- the machinery ------------------------------------------------------------------------------------
+
+    def began(self, at: float, *, disk_minimum_bytes: float) -> None:
+        """This controller serves from `at` on (Unix seconds)."""
+        self._started.set(at)
+        self._disk_minimum.set(disk_minimum_bytes)
+
+    def calls_ended(self) -> dict[str, int]:
+        """Calls counted by `call_ended`, by outcome; outcomes without a call are left out."""
+        ended: dict[str, int] = {}
+        for family in self._ended.collect():
+            for sample in family.samples:
+                if sample.name.endswith("_total") and sample.value:
+                    ended[sample.labels["outcome"]] = int(sample.value)
+        return ended
+
+    def drift(self, between: Witnesses, calls: int) -> None:
+        """Two accounts of the calls of the last hour differ by so many."""
+        self._drift.labels(_listed(between, WITNESSES)).set(calls)
 
     def ari_up(self, up: bool) -> None:
         self._ari_up.set(float(up))
@@ -404,7 +471,7 @@ class HotlineMetrics:
 
     @contextmanager
     def database_writing(self) -> Iterator[None]:
-        """Times one committed write; a write that fails is not counted."""
+        """Times one transaction; one that fails is not counted."""
         began = perf_counter()
         yield
         self.database_write(perf_counter() - began)
@@ -454,6 +521,8 @@ class HotlineMetrics:
             self._ari_request.labels(lane)
         for kind in ARI_FAILURES:
             self._ari_failures.labels(kind)
+        for witnesses in WITNESSES:
+            self._drift.labels(witnesses)
         for ghost in GHOST_KINDS:
             self._ghosts.labels(ghost)
         for survey in SURVEY_RESULTS:
@@ -473,6 +542,35 @@ class HotlineMetrics:
             self._offers.labels(agent, outcome)
         for score in SCORES:
             self._ratings.labels(agent, score)
+
+
+class _AgentStates(Collector):
+    """One series for each registered agent and state: 1 for the state that the agent is in. All 0: not known."""
+
+    def __init__(self, agents: set[str]) -> None:
+        self._agents = agents
+        self.read: Callable[[], Mapping[str, AgentState]] = dict
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        yield self._family()
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        try:
+            states = self.read()
+        except Exception:
+            log.exception("The agents' states could not be read.")
+            states = {}
+        family = self._family()
+        for agent in sorted(self._agents):
+            for state in AGENT_STATES:
+                family.add_metric([agent, state], float(states.get(agent) == state))
+        yield family
+
+    @staticmethod
+    def _family() -> GaugeMetricFamily:
+        return GaugeMetricFamily(
+            "sanling_agent_state", "1 for the state that the agent is in now.", labels=["agent", "state"]
+        )
 
 
 def _listed(value: str, values: tuple[str, ...]) -> str:

@@ -112,7 +112,7 @@ async def test_a_call_of_one_second_leaves_a_recording(hotline):
     judge(await stored(hotline))
 
 
-async def test_every_panel_of_the_dashboard_has_data_after_a_call(hotline):
+async def test_every_panel_of_the_dashboards_has_data_after_a_call(hotline):
     target = f"{hotline.settings.address}:{hotline.settings.metrics_port}"
     async with Prometheus(target) as prometheus:
         await prometheus.scraped_again()

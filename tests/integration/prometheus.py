@@ -1,8 +1,12 @@
-"""A real Prometheus for the tests: it scrapes a hotline every second, and each of the dashboard's queries is put to it.
+"""A real Prometheus for the tests: it scrapes a hotline every second, and each of the dashboards' queries is put to it.
 
-    assert await empty_panels("127.0.20.1:9464", during=the_call()) == []
+    async with Prometheus("127.0.20.1:9464") as prometheus:
+        await prometheus.scraped_again()
+        ...  # what happens while it scrapes; events from before the first scrape are no increase, and do not count
+        await prometheus.scraped_again()
+        assert await prometheus.empty_panels() == []
 
-`during` is what happens while it scrapes; events from before the first scrape are no increase, and do not count.
+It evaluates the committed rules and alerts every second, too.
 """
 
 from __future__ import annotations
@@ -16,46 +20,47 @@ import socket
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Awaitable
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from ari_app import roots
 from ari_app.instance import SUITE
 from ari_app.settings import PROJECT
 
-DASHBOARD = PROJECT / "metrics" / "grafana" / "hotline.json"
+DASHBOARDS = PROJECT / "metrics" / "grafana"
+RULES = PROJECT / "metrics" / "prometheus"
 STARTS_WITHIN_S = 20.0
 
 
-async def empty_panels(target: str, *, during: Awaitable[object] | None = None) -> list[str]:
-    """The dashboard's queries that show nothing of `target` (``address:port``): each as ``panel: query``.
-
-    Scrapes from before `during` until after it, at least three times.
-    """
-    async with Prometheus(target) as prometheus:
-        if during is not None:
-            await during
-        await prometheus.scraped_again()
-        return await prometheus.empty_panels()
-
-
 def queries(agent: str = ".*") -> list[tuple[str, str]]:
-    """(panel, query) of the committed dashboard, Grafana's variables replaced as Grafana would."""
-    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    """(dashboard and panel, query) of the committed dashboards, Grafana's variables replaced as Grafana would."""
     replaced = {"$__rate_interval": "4s", "$__range": "1h", "$agent": agent}
     found = []
-    for panel in dashboard["panels"]:
-        for target in panel.get("targets", []):
-            expr = target["expr"]
-            for variable, value in replaced.items():
-                expr = expr.replace(variable, value)
-            if unknown := re.findall(r"\$\w+", expr):
-                raise AssertionError(f"{panel['title']} uses {unknown}, which Grafana does not know")
-            found.append((panel["title"], expr))
+    for file in sorted(DASHBOARDS.glob("*.json")):
+        for panel in json.loads(file.read_text(encoding="utf-8"))["panels"]:
+            for target in panel.get("targets", []):
+                expr = target["expr"]
+                for variable, value in replaced.items():
+                    expr = expr.replace(variable, value)
+                if unknown := re.findall(r"\$\w+", expr):
+                    raise AssertionError(f"{panel['title']} uses {unknown}, which Grafana does not know")
+                found.append((f"{file.stem}: {panel['title']}", expr))
     return found
+
+
+def program(name: Literal["prometheus", "promtool"], *arguments: str, folders: Iterable[Path] = ()) -> list[str]:
+    """The command line of the machine's, else of one from Debian in a private root, which sees `folders` only.
+
+    Blocks for as long as a download takes.
+    """
+    command = [name, *arguments]
+    if shutil.which(name) is not None:
+        return command
+    root = roots.fetch("prometheus", SUITE, ["prometheus"], progress=print)
+    return roots.sandbox(root, command, rw_binds=folders)
 
 
 class Prometheus:
@@ -74,16 +79,16 @@ class Prometheus:
         listen = f"127.0.0.1:{_free_port()}"
         self._url = f"http://{listen}/api/v1"
         (folder / "prometheus.yml").write_text(
-            "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
+            "global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\n"
+            f"rule_files: [{folder}/recording.yml, {folder}/alerts.yml]\n"
             "scrape_configs: [{job_name: sanling, static_configs: [{targets: ['" + self._target + "']}]}]\n"
         )
-        command = [
-            "prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
-            f"--web.listen-address={listen}", "--log.level=warn",
-        ]  # fmt: skip
-        if shutil.which("prometheus") is None:
-            root = await asyncio.to_thread(roots.fetch, "prometheus", SUITE, ["prometheus"], progress=print)
-            command = roots.sandbox(root, command, rw_binds=[folder])
+        for rules in ("recording.yml", "alerts.yml"):
+            shutil.copy(RULES / rules, folder)
+        command = await asyncio.to_thread(
+            program, "prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
+            f"--web.listen-address={listen}", "--log.level=warn", folders=[folder],
+        )  # fmt: skip
         with (folder / "said").open("wb") as said:
             self._process = await asyncio.create_subprocess_exec(*command, stdout=said, stderr=said)
         try:
@@ -115,6 +120,16 @@ class Prometheus:
         result = (await self._get("query", query=expr))["result"]
         assert len(result) == 1, (expr, result)
         return float(result[0]["value"][1])
+
+    async def values(self, expr: str, label: str) -> dict[str, float]:
+        """The values of `expr` now, by `label`."""
+        result = (await self._get("query", query=expr))["result"]
+        return {series["metric"][label]: float(series["value"][1]) for series in result}
+
+    async def firing(self) -> set[str]:
+        """Names of the alerts that fire now."""
+        result = (await self._get("query", query='ALERTS{alertstate="firing"}'))["result"]
+        return {series["metric"]["alertname"] for series in result}
 
     async def _shows(self, expr: str) -> bool:
         """Whether a graph of `expr` since the first scrape has a point."""

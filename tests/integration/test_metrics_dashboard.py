@@ -1,6 +1,8 @@
-"""Every query of the committed dashboard, put to a real Prometheus that scraped a hotline's figures."""
+"""Every query of the committed dashboards, put to a real Prometheus that scraped a hotline's figures."""
 
 from __future__ import annotations
+
+import time
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -48,8 +50,15 @@ async def test_no_panel_is_empty_after_good_calls_and_the_check_would_notice():
         queue_length=lambda: 2,
         oldest_wait_s=lambda: 33.0,
         agents_in=lambda state: AGENT_STATES.index(state),
+        agent_states=lambda: {"601": "talking"},
+        open_now=lambda: True,
         recordings_pending=lambda: 3,
+        oldest_recording_s=lambda: 12.0,
+        journal_rows=lambda: 0,
+        refused_rows=lambda: 0,
     )
+    hotline.began(time.time(), disk_minimum_bytes=5e8)
+    hotline.disk("spool", 7e9)
     with Exporter(hotline.registry, ADDRESS, 0, dict) as exporter:
         async with Prometheus(f"{ADDRESS}:{exporter.port}") as prometheus:
             await prometheus.scraped_again()
@@ -64,7 +73,7 @@ async def test_no_panel_is_empty_after_good_calls_and_the_check_would_notice():
             assert await prometheus.value('sanling_agents{state="talking"}') == AGENT_STATES.index("talking")
 
 
-def test_every_metric_is_on_the_dashboard():
+def test_every_metric_is_on_a_dashboard():
     hotline = HotlineMetrics(CollectorRegistry())
     shown = " ".join(expr for _, expr in queries())
     assert [family.name for family in hotline.registry.collect() if family.name not in shown] == []

@@ -17,7 +17,7 @@ from ari_app.__main__ import SALVAGE_EVERY_S, SWEEP_EVERY_S, Pending, keep_recor
 from ari_app.ledger import InlineExecutor, Ledger
 from ari_app.store import models
 from metrics.hotline import HotlineMetrics
-from recordings.vault import Backlog, Stored
+from recordings.vault import Backlog, Space, Stored
 from tests.unit.core_database import in_memory
 from tests.unit.recordings_spool import BEGAN, Spool
 
@@ -88,6 +88,9 @@ class BrokenOnce:
             raise ValueError("no number")
         return Backlog(3, 0, 0.0)
 
+    async def space(self) -> tuple[Space, ...]:
+        return (Space("spool", 7_000_000_000, True),)
+
 
 @pytest.mark.parametrize("breaks", ["sweep", "backlog"])
 async def test_a_sweep_that_breaks_is_followed_by_another(house, breaks, caplog):
@@ -102,6 +105,7 @@ async def test_a_sweep_that_breaks_is_followed_by_another(house, breaks, caplog)
     assert vault.sweeps >= 2
     assert (f"demo-{BEGAN}.2", "local") in await house.stored()
     assert "the recordings' sweep failed" in caplog.text
+    assert house.metrics.registry.get_sample_value("sanling_disk_free_bytes", {"place": "spool"}) == 7_000_000_000
 
 
 @pytest.mark.real_time

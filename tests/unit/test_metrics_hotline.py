@@ -14,22 +14,27 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from metrics import dashboard
+from metrics import dashboards, manual
 from metrics import exporter as exporter_module
+from metrics import hotline as hotline_module
 from metrics.exporter import Exporter
 from metrics.hotline import (
     AGENT_STATES,
     MEAN_HANDLE_S,
     NATIONAL_LIMIT_S,
     SECOND_LINE_WAIT_S,
+    SERVICE_LEVEL_S,
     THREE_RINGS_S,
     HotlineMetrics,
 )
+from metrics.queries import DASHBOARDS
 
 ADDRESS = "127.0.57.4"
+SERIES_WITHOUT_AGENTS, SERIES_AN_AGENT = 500, 70
 
 
 @pytest.fixture
@@ -66,7 +71,7 @@ def test_handle_time_is_talk_hold_and_wrap_up(hotline):
         ("hotline_answer_seconds", (5.0, 10.0, THREE_RINGS_S, NATIONAL_LIMIT_S)),
         ("agent_answer_seconds", (5.0, 10.0, THREE_RINGS_S, NATIONAL_LIMIT_S)),
         ("agent_handle_seconds", (30.0, SECOND_LINE_WAIT_S, MEAN_HANDLE_S, 1800.0)),
-        ("queue_wait_seconds", (15.0, SECOND_LINE_WAIT_S, MEAN_HANDLE_S)),
+        ("queue_wait_seconds", (SERVICE_LEVEL_S, SECOND_LINE_WAIT_S, MEAN_HANDLE_S)),
         ("after_closing_seconds", (4.7, 5.0, 5.3)),
     ],
 )
@@ -95,6 +100,7 @@ def test_all_series_are_there_before_the_first_call(hotline):
     hotline.rated("602", 1)
     hotline.disposed("pressing", "work_order")
     hotline.second_call("time")
+    hotline.drift("ledger_and_cdr", 2)
     assert series(hotline) == before
 
 
@@ -110,6 +116,66 @@ def test_a_hostile_value_makes_one_series_at_most(hotline):
     assert "1540000" not in text
     assert "张" not in text
     assert value(hotline, "calls_ended_total", outcome="other") == 1000
+
+
+def labels_of(hotline: HotlineMetrics) -> dict[str, set[str]]:
+    """Each label and the values that it has anywhere; `le` aside, which holds edges."""
+    found: dict[str, set[str]] = {}
+    for _, labels in series(hotline):
+        for label, told in labels:
+            found.setdefault(label, set()).add(told)
+    return {label: values for label, values in found.items() if label != "le"}
+
+
+def test_the_house_of_28_seats_has_no_more_series_than_it_is_said_to():
+    hotline = HotlineMetrics(CollectorRegistry())
+    without_agents = len(series(hotline))
+    hotline.register_agents([str(number) for number in range(601, 629)])
+    one_agent = (len(series(hotline)) - without_agents) / 28
+    assert without_agents <= SERIES_WITHOUT_AGENTS
+    assert one_agent <= SERIES_AN_AGENT
+
+
+def test_no_label_can_hold_what_a_caller_brings():
+    """Every label is one of these, and every value is of a list in `metrics.hotline`, or a registered staff number."""
+    hotline = HotlineMetrics(CollectorRegistry())
+    hotline.register_agents(["601"])
+    listed = {value for name, values in vars(hotline_module).items() if name.isupper() and isinstance(values, tuple)
+              for value in values if isinstance(value, str)}  # fmt: skip
+    for label, values in labels_of(hotline).items():
+        assert label in {
+            "agent", "between", "by", "kind", "lane", "need", "outcome", "part", "place", "purpose", "result", "role",
+            "score", "stage", "state", "status", "store",
+        }, f"a new label: can a caller choose its value? {label}"  # fmt: skip
+        assert values <= ({"601"} if label == "agent" else listed), label
+
+
+def test_each_counter_says_that_it_begins_anew_with_the_controller():
+    for family in HotlineMetrics(CollectorRegistry()).registry.collect():
+        if family.name.startswith("sanling_process_"):
+            continue
+        assert family.documentation.endswith(hotline_module.RESETS) is (family.type in ("counter", "histogram")), family
+
+
+def test_an_agent_has_one_state_and_a_strange_one_has_no_series(hotline):
+    states = {"601": "talking", "602": "idle", "15400001001": "idle"}
+    hotline.watch(agent_states=lambda: states)
+    assert [value(hotline, "agent_state", agent="601", state=state) for state in AGENT_STATES] == [0, 0, 1, 0, 0, 0]
+    assert value(hotline, "agent_state", agent="602", state="idle") == 1
+    assert value(hotline, "agent_state", agent="15400001001", state="idle") is None
+
+
+def test_agents_states_that_cannot_be_read_spoil_no_scrape(hotline, caplog):
+    hotline.watch(agent_states=lambda: 1 / 0)
+    assert value(hotline, "agent_state", agent="601", state="idle") == 0
+    assert "could not be read" in caplog.text
+
+
+def test_what_was_counted_of_calls_can_be_read_back(hotline):
+    hotline.call_ended("handled")
+    hotline.call_ended("handled")
+    hotline.call_ended("lost")
+    assert hotline.calls_ended() == {"handled": 2, "lost": 1}
 
 
 def test_ratings_are_counted_by_agent_and_score_only(hotline):
@@ -181,12 +247,51 @@ def test_database_writes_that_fail_are_not_timed(hotline):
     assert value(hotline, "database_write_seconds_count") == 1
 
 
-def test_the_committed_dashboard_is_fresh():
-    assert dashboard.FILE.read_text(encoding="utf-8") == dashboard.build(), "run: python -m metrics.dashboard"
+@pytest.mark.parametrize("board", DASHBOARDS, ids=lambda board: board.name)
+def test_the_committed_dashboard_is_fresh(board):
+    committed = dashboards.file_of(board).read_text(encoding="utf-8")
+    assert committed == dashboards.build(board), "run: python -m metrics.dashboards"
 
 
-def test_the_dashboard_has_no_two_panels_in_one_place():
-    panels = json.loads(dashboard.FILE.read_text(encoding="utf-8"))["panels"]
+def test_the_manual_tells_of_every_figure_as_it_is():
+    text = manual.FILE.read_text(encoding="utf-8")
+    assert text == manual.fresh(text), "run: python -m metrics.manual"
+    for family in HotlineMetrics(CollectorRegistry()).registry.collect():
+        assert text.count(f"| `{family.name}`") == 1
+
+
+def test_there_is_no_dashboard_but_these():
+    assert set(dashboards.FOLDER.glob("*.json")) == {dashboards.file_of(board) for board in DASHBOARDS}
+
+
+def test_the_colours_change_where_the_rules_have_their_figures():
+    """11 s and 15 s to answer, 90 s and 180 s of waiting, 180 s of handling: SOP-1, SOP-4, KPI-1."""
+    edges = {}
+    for board in DASHBOARDS:
+        for panel in json.loads(dashboards.build(board))["panels"]:
+            steps = panel.get("fieldConfig", {}).get("defaults", {}).get("thresholds", {}).get("steps", [])
+            edges[panel["title"].split(" ")[0]] = [step["value"] for step in steps]
+    assert edges["接听用时"] == edges["座席接听用时"] == [None, 11.0, 15.0]
+    assert edges["最长等待"] == edges["平均等待"] == edges["等待时长"] == [None, 90.0, 180.0]
+    assert edges["平均处理时长"] == edges["处理时长"] == [None, 90.0, 180.0]
+
+
+def test_grafana_finds_datasource_and_dashboards_where_it_is_provisioned():
+    folder = dashboards.FOLDER / "provisioning"
+    [source] = yaml.safe_load((folder / "datasources" / "sanling.yml").read_text(encoding="utf-8"))["datasources"]
+    [provider] = yaml.safe_load((folder / "dashboards" / "sanling.yml").read_text(encoding="utf-8"))["providers"]
+    for board in DASHBOARDS:
+        drawn = json.loads(dashboards.build(board))
+        assert [v["query"] for v in drawn["templating"]["list"] if v["type"] == "datasource"] == [source["type"]]
+        assert all(panel["datasource"]["uid"] == "${datasource}" for panel in drawn["panels"] if "datasource" in panel)
+    assert source["isDefault"]
+    assert provider["type"] == "file"
+    assert provider["options"]["path"]
+
+
+@pytest.mark.parametrize("board", DASHBOARDS, ids=lambda board: board.name)
+def test_the_dashboard_has_no_two_panels_in_one_place(board):
+    panels = json.loads(dashboards.file_of(board).read_text(encoding="utf-8"))["panels"]
     taken: set[tuple[int, int]] = set()
     for panel in panels:
         pos = panel["gridPos"]
@@ -293,5 +398,5 @@ def test_counting_from_many_threads_loses_nothing(hotline):
 
 
 def test_the_example_scrape_reads_the_default_address():
-    example = (Path(dashboard.__file__).parent / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
+    example = (Path(dashboards.__file__).parent / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
     assert "127.0.20.1:9464" in example

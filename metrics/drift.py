@@ -1,0 +1,183 @@
+"""Whether three accounts of the ended calls agree: the ledger's, the counters' and Asterisk's own records (CDR).
+
+Figures on a dashboard are the counters', figures in a report are the ledger's; neither can notice a call that it never
+heard of, so Asterisk, which had the channel, is asked as well. What is told later than something else is no drift yet:
+records and rows have SETTLES_S to meet. What does not meet counts for REMEMBERED_S, then it is history.
+
+Asterisk's file has one line for each stretch of a channel, in the columns of ``cdr_custom.conf``, none of them a
+person's: uniqueid, linkedid, channel, start, answer, end, disposition. A caller's channel comes from the trunk and
+leads its own call; a channel that we dial is led by another.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+SETTLES_S: Final = 120.0
+"""A recording of a call that never reached the controller is sealed first, then it is in the ledger."""
+REMEMBERED_S: Final = 3600.0
+READ_AT_FIRST_BYTES: Final = 1_000_000
+"""Of the records from before: some ten thousand calls."""
+TRUNK: Final = "PJSIP/trunk-"
+SAME_IN_THE_LEDGER: Final = {"short_abandon": "abandoned"}
+"""Outcomes that only the counters tell apart."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of Asterisk's: a channel that is gone, and whether it was a caller's."""
+
+    call_id: str
+    is_a_caller: bool
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """What does not meet. Empty where the accounts agree."""
+
+    counted_too_many: Mapping[str, int]
+    """By outcome, calls counted that the ledger does not have; negative: calls of the ledger that were not counted."""
+    not_in_ledger: tuple[str, ...]
+    """Callers' channels that Asterisk had and the ledger does not know."""
+    not_in_asterisk: tuple[str, ...]
+    """Calls of the ledger of which Asterisk has no record."""
+
+    @property
+    def ledger_and_metrics(self) -> int:
+        """Calls, at least: one that is counted under another outcome is two differences, and one call."""
+        too_many = sum(n for n in self.counted_too_many.values() if n > 0)
+        too_few = -sum(n for n in self.counted_too_many.values() if n < 0)
+        return max(too_many, too_few)
+
+    @property
+    def ledger_and_cdr(self) -> int:
+        return len(self.not_in_ledger) + len(self.not_in_asterisk)
+
+
+class Accounts:
+    """The three accounts from `at` on; all times are seconds of one clock.
+
+    Told in any order, any number of times: ``ledger_has``, ``asterisk_has``; then ``disagreement`` with what was
+    counted.
+    """
+
+    def __init__(self, at: float) -> None:
+        self._tallied: Counter[str] = Counter()
+        self._apart: deque[tuple[float, Counter[str]]] = deque([(at, Counter())])
+        self._ours: dict[str, float] = {}
+        self._in_ledger: dict[str, float] = {}
+        self._in_asterisk: dict[str, float] = {}
+        self._unknown_to_ledger: dict[str, float] = {}
+        self._unknown_to_asterisk: dict[str, float] = {}
+
+    @property
+    def unknown_to_ledger(self) -> tuple[str, ...]:
+        """Callers' channels of Asterisk's of which the ledger was not told yet."""
+        return tuple(self._unknown_to_ledger)
+
+    def ledger_has(self, ended: Mapping[str, str], at: float, *, without_record: Collection[str] = ()) -> None:
+        """Calls that ended since the beginning, with outcomes. `without_record`: those that Asterisk died under."""
+        new = {call_id: outcome for call_id, outcome in ended.items() if call_id not in self._ours}
+        self._ours.update(dict.fromkeys(new, at))
+        self._tallied.update(new.values())
+        self.ledger_had(new, at)
+        for call_id in new:
+            if call_id not in self._in_asterisk and call_id not in without_record:
+                self._unknown_to_asterisk.setdefault(call_id, at)
+
+    def ledger_had(self, call_ids: Iterable[str], at: float) -> None:
+        """Calls that the ledger has, whoever counted them."""
+        for call_id in call_ids:
+            self._in_ledger.setdefault(call_id, at)
+            self._unknown_to_ledger.pop(call_id, None)
+
+    def asterisk_has(self, records: Iterable[Record], at: float) -> None:
+        for record in records:
+            self._in_asterisk.setdefault(record.call_id, at)
+            self._unknown_to_asterisk.pop(record.call_id, None)
+            if record.is_a_caller and record.call_id not in self._in_ledger:
+                self._unknown_to_ledger.setdefault(record.call_id, at)
+
+    def asterisk_had(self, records: Iterable[Record], at: float) -> None:
+        """Records from before the beginning: they may be needed, and accuse nobody."""
+        for record in records:
+            self._in_asterisk.setdefault(record.call_id, at)
+
+    def disagreement(self, counted: Mapping[str, int], at: float, *, settles_s: float = SETTLES_S) -> Disagreement:
+        """What does not meet at `at`. `counted`: calls counted since the beginning, by outcome, at a moment at which
+        ``ledger_has`` knew of the same calls.
+        """
+        apart: Counter[str] = Counter()
+        for outcome, calls in counted.items():
+            apart[SAME_IN_THE_LEDGER.get(outcome, outcome)] += calls
+        apart.subtract(self._tallied)
+        self._apart.append((at, apart))
+        while len(self._apart) > 1 and self._apart[1][0] <= at - REMEMBERED_S:
+            self._apart.popleft()
+        before = self._apart[0][1]
+        for known in (
+            self._ours,
+            self._in_ledger,
+            self._in_asterisk,
+            self._unknown_to_ledger,
+            self._unknown_to_asterisk,
+        ):
+            for call_id in [call_id for call_id, since in known.items() if since <= at - REMEMBERED_S - settles_s]:
+                del known[call_id]
+        return Disagreement(
+            {outcome: n - before[outcome] for outcome, n in sorted(apart.items()) if n != before[outcome]},
+            _settled(self._unknown_to_ledger, at - settles_s),
+            _settled(self._unknown_to_asterisk, at - settles_s),
+        )
+
+
+class Records:
+    """Asterisk's file, read on from where it was read before; one that was rotated away is begun anew."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._inode = 0
+        self._read_bytes = 0
+
+    def earlier(self) -> list[Record]:
+        """What is there already, of a long file the end."""
+        try:
+            known = self._file.stat()
+        except FileNotFoundError:
+            return []
+        self._inode, self._read_bytes = known.st_ino, max(0, known.st_size - READ_AT_FIRST_BYTES)
+        return self.new()
+
+    def new(self) -> list[Record]:
+        """What came since. No file is no records. Raises OSError for what else is in the way."""
+        try:
+            with self._file.open("rb") as file:
+                known = self._file.stat()
+                if known.st_ino != self._inode or known.st_size < self._read_bytes:
+                    self._inode, self._read_bytes = known.st_ino, 0
+                file.seek(self._read_bytes)
+                whole, _, _ = file.read().rpartition(b"\n")
+        except FileNotFoundError:
+            return []
+        if whole:
+            self._read_bytes += len(whole) + 1
+        return records_of(whole.decode("utf-8", "replace"))
+
+
+def records_of(text: str) -> list[Record]:
+    """The records of whole lines; what is no record (the first line after a leap into the file) is left out."""
+    found = []
+    for line in csv.reader(text.splitlines()):
+        match line:
+            case [unique, linked, channel, _, _, _, _] if unique:
+                found.append(Record(unique, channel.startswith(TRUNK) and linked == unique))
+    return found
+
+
+def _settled(unknown: Mapping[str, float], before: float) -> tuple[str, ...]:
+    return tuple(sorted(call_id for call_id, since in unknown.items() if since <= before))
