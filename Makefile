@@ -34,7 +34,7 @@ doctor: $(READY)  ## check each part, say what to do about a red one
 
 test: lint  ## set-up, every check and every test
 	@$(BIN)/python -m pytest -q -p no:randomly tests/unit/test_sop.py tests/unit/test_callbacks.py tests/unit/test_hours.py tests/unit/test_sop_outside_hours.py tests/unit/test_story.py tests/unit/test_keypad.py tests/unit/test_identity.py \
-		tests/unit/test_routing.py tests/unit/test_pace.py tests/unit/test_fairness.py tests/unit/test_erlang.py tests/unit/test_leading_orders.py tests/unit/test_duty.py tests/unit/test_billing.py tests/unit/test_survey.py tests/unit/test_matters.py --cov=ari_app/flow --cov-branch --cov-fail-under=100 --cov-report=
+		tests/unit/test_routing.py tests/unit/test_pace.py tests/unit/test_fairness.py tests/unit/test_erlang.py tests/unit/test_leading_orders.py tests/unit/test_duty.py tests/unit/test_billing.py tests/unit/test_survey.py tests/unit/test_matters.py tests/unit/test_measures.py tests/unit/test_assessment.py --cov=ari_app/flow --cov-branch --cov-fail-under=100 --cov-report=
 	@$(BIN)/python -m pytest -q -p no:randomly -m alone
 	@$(BIN)/python -m pytest -n $(WORKERS) -m "not alone"
 
