@@ -35,6 +35,7 @@ from ari_app.flow.duty import Duty
 from ari_app.flow.identity import REQUIRED, Element, Role
 from ari_app.flow.keypad import Keyed, Keypad, TransferTo
 from ari_app.flow.matters import Matter, last_agent, second_of
+from ari_app.flow.measures import SHORT_ABANDON_S
 from ari_app.flow.pace import minutes
 from ari_app.flow.routing import Wants
 from ari_app.flow.sop import (
@@ -121,8 +122,6 @@ WHISPERED_NEEDS: dict[Need | None, WhisperedNeed] = {
 }  # fmt: skip
 
 Outcome = Literal["handled", "abandoned", "left_in_menu", "ceiling", "lost", "broken", "callback", "unreached"]
-SHORT_ABANDON_S = 5.0
-"""Who hangs up so soon after joining the queue is not counted against the service level."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from ari_app import doctor as examination
-from ari_app import ledger, live, orders, outcomes, prompts, staff, store, supervision
+from ari_app import ledger, live, orders, outcomes, prompts, report, staff, store, supervision
 from ari_app import rules as desk_rules
 from ari_app import settings as house_rules
 from ari_app.api.remote import NoAnswer
@@ -29,6 +29,9 @@ from ari_app.errors import SanlingError
 from ari_app.flow.duty import ON_A_CALL, Duty, day_of, times
 from ari_app.flow.fairness import overtakings
 from ari_app.flow.manual import manual
+from ari_app.flow.measures import Period, Unit
+from ari_app.flow.measures import day as one_day
+from ari_app.flow.measures import week as one_week
 from ari_app.flow.routing import usual_skills
 from ari_app.founding import access_file, hand_out, prepare, shown, take_back
 from ari_app.instance import Instance
@@ -46,6 +49,8 @@ app.add_typer(prompts_app, name="prompts")
 app.add_typer(agents_app, name="agents")
 app.add_typer(orders_app, name="orders")
 app.add_typer(callbacks_app, name="callbacks")
+report_app = typer.Typer(no_args_is_help=True, help="The figures of a day, a week or an agent, from the ledger.")
+app.add_typer(report_app, name="report")
 live.hang_into(app, agents_app, callbacks_app)
 
 RELOADED_WITHIN_S = 10.0
@@ -294,6 +299,116 @@ def replay(call: Annotated[str, typer.Argument(help="A call's id, from `sanling 
 
 def moment(at: float, settings: Settings) -> str:
     return dt.datetime.fromtimestamp(at, settings.zone).strftime("%Y-%m-%d %H:%M:%S")
+
+
+# ---------------------------------------------------------------- the report
+
+DayOption = Annotated[
+    str | None, typer.Option("--date", help="YYYY-MM-DD in the hotline's time zone; left out: today.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
+CsvOption = Annotated[bool, typer.Option("--csv", help="As CSV.")]
+HtmlOption = Annotated[Path | None, typer.Option("--html", help="As one page with plots, into this file.")]
+WhyOption = Annotated[str | None, typer.Option("--why", help="The calls behind this figure; numbers are masked.")]
+
+
+@report_app.command("day")
+def report_day(
+    date: DayOption = None, json: JsonOption = False, csv: CsvOption = False, html: HtmlOption = None,
+    why: WhyOption = None,
+) -> None:  # fmt: skip
+    """Of a day. docs/measures.md says how each figure is made."""
+    settings = house_rules.load()
+    tell_report(settings, one_day(date_of(date, settings), settings.zone), None, json, csv, html, why)
+
+
+@report_app.command("week")
+def report_week(
+    date: DayOption = None, json: JsonOption = False, csv: CsvOption = False, html: HtmlOption = None,
+    why: WhyOption = None,
+) -> None:  # fmt: skip
+    """Of the week, Monday to Sunday, in which that day is."""
+    settings = house_rules.load()
+    tell_report(settings, one_week(date_of(date, settings), settings.zone), None, json, csv, html, why)
+
+
+@report_app.command("agent")
+def report_agent(
+    number: str,
+    week: Annotated[bool, typer.Option("--week", help="Of the whole week in which that day is.")] = False,
+    date: DayOption = None, json: JsonOption = False, csv: CsvOption = False, html: HtmlOption = None,
+    why: WhyOption = None,
+) -> None:  # fmt: skip
+    """Of one agent, with the assessment."""
+    settings = house_rules.load()
+    on = date_of(date, settings)
+    period = one_week(on, settings.zone) if week else one_day(on, settings.zone)
+    tell_report(settings, period, number, json, csv, html, why)
+
+
+def tell_report(
+    settings: Settings, period: Period, agent: str | None, json: bool, csv: bool, html: Path | None, why: str | None
+) -> None:
+    rules = desk_rules.open_book().now.assessment
+    with reading(settings) as session:
+        made = report.make(session, period, settings.zone, rules, time.time(), agent)
+    if why is not None:
+        tell_why(made, why)
+        return
+    if html is not None:
+        from ari_app import report_page  # draws plots, which takes a second to load
+
+        html.write_text(report_page.page(made), encoding="utf-8")
+        out.print(f"{html}: {made.title}")
+    if json:
+        typer.echo(report.as_json(made))
+    elif csv:
+        typer.echo(report.as_csv(made), nl=False)
+    elif html is None:
+        tell_figures(made)
+
+
+def tell_figures(made: report.Report) -> None:
+    out.print(f"[bold]{made.title}[/bold] {made.zone}")
+    table = Table("指标", "figure", Column("", justify="right"), Column("", justify="right"), box=None)
+    for one in made.figures:
+        table.add_row(one.measure.name, one.measure.id, report.shown(one), report.quotient(one))
+    out.print(table)
+    for number, marks in made.marks.items():
+        points, yuan = sum(mark.points for mark in marks), sum(mark.yuan for mark in marks)
+        name = made.names.get(number, "")
+        out.print(f"\n[bold]考核 {number} {name}[/bold]  扣分 {points:g}  扣款 {yuan:g} 元")
+        if made.agent is not None:
+            table = Table("维度", "指标", Column("", justify="right"), Column("要求", justify="right"), "", box=None)
+            for mark in marks:
+                table.add_row(
+                    mark.target.dimension, mark.figure.measure.name, report.shown(mark.figure), report.wanted(mark),
+                    report.verdict(mark),
+                )  # fmt: skip
+            out.print(table)
+    if made.best is not None:
+        out.print(f"\n今日之星 {made.best} {made.names.get(made.best, '')}".rstrip())
+    if made.facts.in_progress:
+        out.print(f"\n{made.facts.in_progress} calls are not over and are not counted yet")
+
+
+def tell_why(made: report.Report, id: str) -> None:
+    one = made.figure(id)
+    if not one.measure.has_source:
+        raise SanlingError(f"Nothing in the ledger tells {id} yet: docs/measures.md.")
+    table = Table("at", "call", "caller", "agent", "state", Column("numerator", justify="right"), box=None)
+    if one.measure.unit is not Unit.CALLS:
+        table.add_column("denominator", justify="right")
+    for row in made.why(id):
+        cells = [row[name] or "—" for name in ("at", "call", "caller", "agent", "state")]
+        cells.append(f"{row['numerator']:g}")
+        table.add_row(*cells, *([f"{row['denominator']:g}"] if one.measure.unit is not Unit.CALLS else []))
+    out.print(table)
+    out.print(f"{one.measure.name} {id}: {report.quotient(one)} = {report.shown(one)}")
+
+
+def date_of(day: str | None, settings: Settings) -> dt.date:
+    return dt.datetime.fromtimestamp(on_day(day, settings), settings.zone).date()
 
 
 # ---------------------------------------------------------------- agents

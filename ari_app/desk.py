@@ -259,7 +259,7 @@ class Desk:
         to an agent now. Joining again changes what it wants and keeps the place. `who`: told by the name, if not said.
         """
         if who is None:
-            who = WhoWaits.CALLER if _call_of(call_id) == call_id else WhoWaits.SECOND_LINE
+            who = WhoWaits.CALLER if call_of(call_id) == call_id else WhoWaits.SECOND_LINE
         self._room.join(call_id, since, inbox, wants, offered, who)
         if not offered:
             self._match_soon()
@@ -485,7 +485,7 @@ class Desk:
 
     def _is_held_for_one_of(self, agent: AgentNow, calls: Collection[str]) -> bool:
         """Or for another hotline's call, which is nothing to this one."""
-        return agent.call_id is not None and (not self._is_ours(agent) or _call_of(agent.call_id) in calls)
+        return agent.call_id is not None and (not self._is_ours(agent) or call_of(agent.call_id) in calls)
 
     # ------------------------------------------------------------ what becomes of an offer, and of a talk
 
@@ -504,7 +504,7 @@ class Desk:
         """The call is over: whoever is still held for it, by an offer that crossed its end, is free."""
         self.leave(call_id)
         for agent in list(self._agents.values()):
-            if agent.call_id is not None and _call_of(agent.call_id) == call_id:
+            if agent.call_id is not None and call_of(agent.call_id) == call_id:
                 await self.withdraw(agent.call_id, agent.number)
 
     def rings(self, call_id: str, number: str) -> None:
@@ -841,12 +841,14 @@ class Numbers:
         return self._last_ms * 1_000_000 + self._mine
 
 
-def changes_since(session: Session, begin: float, agent: str | None = None) -> list[Change]:
-    """What agents (or that one) were at `begin` (Unix seconds) and became since, in order of time."""
+def changes_since(session: Session, begin: float, agent: str | None = None, *, end: float = inf) -> list[Change]:
+    """What agents (or that one) were at `begin` (Unix seconds) and became since, before `end`, in order of time."""
     rows = select(AgentState.agent, AgentState.at, AgentState.now, AgentState.code)
     before = select(func.max(AgentState.id)).where(AgentState.at < begin).group_by(AgentState.agent)
     if agent is not None:
         rows, before = rows.where(AgentState.agent == agent), before.where(AgentState.agent == agent)
+    if end < inf:
+        rows = rows.where(AgentState.at < end)
     found = session.execute(rows.where((AgentState.at >= begin) | AgentState.id.in_(before)).order_by(AgentState.id))
     return [Change(number, at, Duty(now), code) for number, at, now, code in found]
 
@@ -907,14 +909,14 @@ def _now(agent: Agent) -> AgentNow:
     )
 
 
-def _call_of(held_for: str) -> str:
+def call_of(held_for: str) -> str:
     """The call to which a name that an agent is held for belongs."""
     return held_for.partition("~")[0]
 
 
 def _has_a_channel(agent: AgentNow, channels: Mapping[str, str]) -> bool:
     """Whether the agent's phone has a channel of the call; others' legs of it say nothing of this one."""
-    leg, phone = f"{_call_of(agent.call_id or '')}~", f"PJSIP/{agent.phone}-"
+    leg, phone = f"{call_of(agent.call_id or '')}~", f"PJSIP/{agent.phone}-"
     return any(id.startswith(leg) and name.startswith(phone) for id, name in channels.items())
 
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, cast
 
-from sqlalchemy import Select, or_, select
+from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from ari_app import cases
 from ari_app.cases import Person
-from ari_app.flow.matters import WITHIN_S, Matter, Resolution, resolution
+from ari_app.flow.matters import WITHIN_S, Matter, Resolution, judged, resolution
 from ari_app.flow.sop import Need
 from ari_app.flow.survey import is_low
 from ari_app.store import models
@@ -25,6 +25,8 @@ from ari_app.store import models
 NEEDS_BY_KEY = dict(zip("1234", Need, strict=True))
 """What an agent keys after ``*17`` first: the same keys as the caller's (SOP-3)."""
 
+LONGEST_CALL_S = 86_400.0
+"""No call lasts longer."""
 
 NeedName = Literal["milestone", "material", "time", "pressing"]
 
@@ -51,21 +53,26 @@ def matters_of(session: Session, person: Person, at: float, within_s: float = WI
     ]
     if not mine:
         return ()
-    which = select(models.Matter).where(or_(*mine), models.Matter.until >= at - within_s)
-    return _as_told(session, which)
+    return _told(session, or_(*mine), models.Matter.until >= at - within_s)
 
 
-def matters_since(session: Session, since: float) -> tuple[Matter, ...]:
-    """What all calls that ended since then (Unix seconds) were about, in order."""
-    return _as_told(session, select(models.Matter).where(models.Matter.until >= since))
+def matters_between(session: Session, since: float, before: float) -> tuple[Matter, ...]:
+    """What all calls that came from `since` on and before `before` (Unix seconds) were about, in order."""
+    return _told(session, models.Matter.at >= since, models.Matter.at < before)
 
 
-def _as_told(session: Session, which: Select[models.Matter]) -> tuple[Matter, ...]:
-    """In order, with the need that the agent keyed in place of the caller's."""
-    rows = session.scalars(which.order_by(models.Matter.until, models.Matter.call_id)).all()
+def judged_between(session: Session, since: float, before: float) -> list[tuple[Matter, bool]]:
+    """``flow.matters.judged`` of the ledger: first-call resolution, as every report tells it."""
+    return judged(matters_between(session, since - WITHIN_S - LONGEST_CALL_S, before), since, before)
+
+
+def _told(session: Session, *which: ColumnElement[bool]) -> tuple[Matter, ...]:
+    """With the need that the agent keyed in place of the caller's."""
+    rows = session.scalars(select(models.Matter).where(*which).order_by(models.Matter.until, models.Matter.call_id))
     dispositions = session.execute(
         select(models.Disposition.call_id, models.Disposition.need)
-        .where(models.Disposition.call_id.in_(which.with_only_columns(models.Matter.call_id)))
+        .join(models.Matter, models.Matter.call_id == models.Disposition.call_id)
+        .where(*which)
         .order_by(models.Disposition.at)
     )
     keyed = {call_id: need for call_id, need in dispositions}
@@ -202,7 +209,7 @@ def figures(session: Session, since: float, now: float) -> list[Figures]:
     ):
         last[call_id] = agent, result
     results = Counter(last.values())
-    resolved = resolution(matters_since(session, since), now)
+    resolved = resolution(judged_between(session, since, now))
     return [
         Figures(
             agent,

@@ -379,6 +379,77 @@ class Disposition(Part, frozen=True):
             yield "due_h", "hours, more than 0"
 
 
+ASSESSED = (
+    "calls_a_day", "handle_time", "phones_within_three_rings", "rona_rate", "offers_taken", "transfer_rate",
+    "occupancy", "first_call_resolution", "satisfaction", "lawyer_satisfaction", "satisfied", "on_the_spot",
+    "ticket_accuracy", "complaint_rate", "knowledge_base", "inspection",
+)  # fmt: skip
+"""Figures that agents may be assessed by: ids of ``flow.measures``."""
+SHARES = (
+    "phones_within_three_rings", "rona_rate", "offers_taken", "transfer_rate", "first_call_resolution", "satisfied",
+    "on_the_spot", "ticket_accuracy", "complaint_rate",
+)  # fmt: skip
+"""Of these, those that count cases: each that misses may cost something."""
+
+
+class Target(Part, frozen=True):
+    """What is asked of one figure of an agent, and what it costs to miss it. 0 asks, and costs, nothing."""
+
+    dimension: str
+    """Of the assessment, as people call it; several targets may share one."""
+    measure: str
+    at_least: float = 0.0
+    at_most: float = 0.0
+    points_each: float = 0.0
+    """Off for each case that misses: a second call, a wrong entry."""
+    yuan_each: float = 0.0
+    step: float = 0.0
+    yuan_a_step: float = 0.0
+    """Off for each whole `step` by which the figure misses its target."""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if self.measure not in ASSESSED:
+            yield "measure", f"there is no figure {self.measure!r} of an agent; write one of {', '.join(ASSESSED)}"
+        if self.at_least and self.at_most:
+            yield "at_most", "either at_least or at_most"
+        for name in ("at_least", "at_most", "points_each", "yuan_each", "step", "yuan_a_step"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                yield name, "0 (none) or more"
+        for name in ("points_each", "yuan_each"):
+            if getattr(self, name) and self.measure not in SHARES:
+                yield name, f"only of figures that count cases: {', '.join(SHARES)}"
+            elif getattr(self, name) and not (self.at_least or self.at_most):
+                yield name, "write at_least or at_most too: it says which cases miss"
+        if self.yuan_a_step and not (self.step and (self.at_least or self.at_most)):
+            yield "yuan_a_step", "write step, and at_least or at_most, too"
+
+
+class Assessment(Part, frozen=True):
+    """Of agents: seven dimensions (KPI-1 to KPI-6), and the agent of the day (KPI-7)."""
+
+    targets: tuple[Target, ...] = (
+        Target(dimension="接听", measure="calls_a_day", at_least=120.0),
+        Target(dimension="接听", measure="handle_time", at_most=180.0),
+        Target(dimension="接听", measure="offers_taken"),
+        Target(dimension="一次解决", measure="first_call_resolution", at_least=0.85, points_each=0.5),
+        Target(dimension="工单", measure="ticket_accuracy", at_least=0.98, points_each=1.0),
+        Target(dimension="满意度", measure="lawyer_satisfaction", at_least=4.7, step=0.1, yuan_a_step=100.0),
+        Target(dimension="投诉", measure="complaint_rate", at_most=0.003, yuan_each=500.0),
+        Target(dimension="知识库", measure="knowledge_base"),
+        Target(dimension="质检", measure="inspection"),
+    )
+    best_score_at_least: float = 4.7
+    """The agent of the day took the most calls among those with at least this mean score."""
+    best_ratings_at_least: int = 1
+    """From so many ratings or more."""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if not 1 <= self.best_score_at_least <= 5:
+            yield "best_score_at_least", "a score, 1 to 5"
+        if self.best_ratings_at_least < 1:
+            yield "best_ratings_at_least", "ratings, 1 or more"
+
+
 class Rules(Part, frozen=True):
     routing: Routing = Routing()
     lines: Lines = Lines()
@@ -397,6 +468,7 @@ class Rules(Part, frozen=True):
     second_line: SecondLine = SecondLine()
     sign_in: SignIn = SignIn()
     watchdog: Watchdog = Watchdog()
+    assessment: Assessment = Assessment()
 
     def pause(self, code: str | None) -> Pause | None:
         """The pause of that code; None if there is none."""

@@ -64,8 +64,8 @@ def last_agent(earlier: Iterable[Matter]) -> str | None:
 
 @dataclass(frozen=True)
 class Resolution:
-    """Of one agent's served calls whose matter is known and whose seven days are over, or were cut short by a second
-    call: how many there were, and after how many no second call came.
+    """Of one agent's served calls whose matter is known and whose seven days are over: how many there were, and after
+    how many no second call came.
     """
 
     judged: int = 0
@@ -77,21 +77,31 @@ class Resolution:
         return self.resolved / self.judged if self.judged else None
 
 
-def resolution(calls: Iterable[Matter], now: float, within_s: float = WITHIN_S) -> dict[str, Resolution]:
-    """First-call resolution of each agent, at `now` (Unix seconds). A call of the last seven days counts only once a
-    second one has come: whether it resolved its matter is not known before.
+def judged(
+    calls: Iterable[Matter], since: float, before: float, within_s: float = WITHIN_S
+) -> list[tuple[Matter, bool]]:
+    """The served calls of known matter whose seven days ended from `since` on and before `before` (Unix seconds), each
+    with whether it resolved its matter: no second call came within them. KPI-2.
+
+    A call is judged when its days are over, also if the second call came sooner: else the calls of the last week would
+    count only if they failed.
     """
     by_matter: defaultdict[object, list[Matter]] = defaultdict(list)
     for one in calls:
         if one.key is not None:
             by_matter[one.key].append(one)
+    return [
+        (one, not any(later.call_id != one.call_id and 0 <= later.at - one.until <= within_s for later in same))
+        for same in by_matter.values()
+        for one in same
+        if one.agent is not None and since <= one.until + within_s < before
+    ]
+
+
+def resolution(verdicts: Iterable[tuple[Matter, bool]]) -> dict[str, Resolution]:
+    """First-call resolution of each agent, from what ``judged()`` found."""
     found: defaultdict[str, Resolution] = defaultdict(Resolution)
-    for same in by_matter.values():
-        for one in same:
-            if one.agent is None:
-                continue
-            came_again = any(later.call_id != one.call_id and 0 <= later.at - one.until <= within_s for later in same)
-            if came_again or now - one.until > within_s:
-                was = found[one.agent]
-                found[one.agent] = replace(was, judged=was.judged + 1, resolved=was.resolved + (not came_again))
+    for one, resolved in verdicts:
+        was = found[one.agent or ""]
+        found[one.agent or ""] = replace(was, judged=was.judged + 1, resolved=was.resolved + resolved)
     return dict(found)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ari_app.flow.matters import WITHIN_S, Matter, last_agent, resolution, second_of
+from ari_app.flow.matters import WITHIN_S, Matter, judged, last_agent, resolution, second_of
 from ari_app.flow.sop import Need
 
 DAY_S = 86_400.0
@@ -70,10 +70,19 @@ def test_first_call_resolution():
     later = replace(late, call_id="2b", at=late.until + WITHIN_S + 1, until=late.until + WITHIN_S + 2, agent=None)
     open_still = replace(FIRST, call_id="3", case_id=9, at=12 * DAY_S, until=12 * DAY_S)
     unknown = replace(FIRST, call_id="4", case_id=None)
-    found = resolution([FIRST, again, late, later, open_still, unknown], now=13 * DAY_S)
+    found = resolution(judged([FIRST, again, late, later, open_still, unknown], 0.0, 13 * DAY_S))
     assert (found["601"].judged, found["601"].resolved, found["601"].share) == (2, 1, 0.5)
     assert (found["602"].judged, found["602"].share) == (1, 1.0)
-    assert resolution([open_still], now=13 * DAY_S) == {}
+    assert resolution(judged([open_still], 0.0, 13 * DAY_S)) == {}
+
+
+def test_a_call_is_judged_when_its_seven_days_are_over_also_if_a_second_one_came_sooner():
+    again = replace(FIRST, call_id="1b", at=DAY_S, until=DAY_S + 100, agent="602")
+    over = FIRST.until + WITHIN_S
+    assert judged([FIRST, again], 0.0, over) == []
+    assert judged([FIRST, again], over, over + 1) == [(FIRST, False)]
+    assert judged([FIRST, again], over + 1, over + DAY_S) == []
+    assert judged([FIRST], over, over + 1) == [(FIRST, True)]
 
 
 MATTERS = st.lists(
@@ -96,7 +105,7 @@ MATTERS = st.lists(
 @given(MATTERS)
 def test_each_agent_is_held_to_exactly_the_calls_that_came_again(calls):
     now = 60 * DAY_S
-    found = resolution(calls, now)
+    found = resolution(judged(calls, 0.0, now))
     did_not_help = {first.call_id for one in calls if (first := second_of(one, calls)) is not None}
     for agent, figures in found.items():
         mine = [one for one in calls if one.agent == agent and one.key is not None]

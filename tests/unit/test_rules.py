@@ -30,6 +30,7 @@ def test_what_the_file_does_not_say_is_the_default():
 
 
 STEP = "[[lines.party.steps]]\nafter_s = 0\n"
+TARGET = "[[assessment.targets]]\ndimension = '一次解决'\nmeasure = 'first_call_resolution'\n"
 WRONG = [
     ("[routing]\n\nlast_agent_s = 'soon'\n", 3, "15.0"),
     ("[routing]\nlast_agent_s = -1\n", 2, "0 to 120"),
@@ -69,6 +70,15 @@ WRONG = [
     ("[sign_in]\nwrong_pins = 0\n", 2, "1 to 10"),
     ("[sign_in]\nlocked_s = 86401\n", 2, "86400"),
     ("[watchdog]\nreserved_s = 15\n", 2, "more than 15"),
+    ("[assessment]\ntargets = [\n  { dimension = '接听', measure = 'smiles' },\n]\n", 3, "calls_a_day"),
+    ("[[assessment.targets]]\nmeasure = 'rona_rate'\n", 1, "dimension"),
+    ("[[assessment.targets]]\ndimension = '接听'\nmeasure = 'rona_rate'\nat_most = -1\n", 4, "0 (none) or more"),
+    (f"{TARGET}at_least = 0.8\nat_most = 0.9\n", 5, "either"),
+    (f"{TARGET}points_each = 0.5\n", 4, "at_least or at_most"),
+    (f"{TARGET}at_least = 0.8\nyuan_a_step = 10\n", 5, "write step"),
+    (f"{TARGET.replace('first_call_resolution', 'handle_time')}at_most = 180\nyuan_each = 5\n", 5, "count cases"),
+    ("[assessment]\nbest_score_at_least = 6\n", 2, "1 to 5"),
+    ("[assessment]\nbest_ratings_at_least = 0\n", 2, "1 or more"),
     ("[callbacks]\nattempts = 0\n", 2, "1 to 10"),
     ("[hours.weekly]\nmonday = ['8:30-17:30']\n", 2, "08:30-17:30"),
     ("[hours.weekly]\n\nmondays = ['08:30-17:30']\n", 3, "monday"),

@@ -1,0 +1,211 @@
+"""What the ledger's rows say of the calls of a period, as the plain facts that figures are made of (``flow.measures``).
+
+Reading is synchronous, with a session of ``ari_app.store``. Everything is asked for once a period, joined on the calls
+that came in it, so that a week costs a few questions and not a few for each call.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, tzinfo
+from math import inf
+from typing import Any
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from ari_app.desk import call_of, changes_since
+from ari_app.flow.billing import Company
+from ari_app.flow.duty import Change, Duty, times
+from ari_app.flow.identity import Role
+from ari_app.flow.measures import CallRecord, Facts, Offer, Period, Talk, Verdict, hands_on
+from ari_app.flow.sop import ROLES, Do, Heard, State
+from ari_app.flow.story import Story
+from ari_app.outcomes import Result, judged_between
+from ari_app.store import models
+from ari_app.talk import OFFER_ENDED
+
+WRAP_UP_AT_MOST_S = 7200.0
+"""Whatever the rules say, no wrap-up lasts longer."""
+SAYS_ROLE = frozenset(heard.name for heard in ROLES)
+NOT_TAKEN = frozenset(OFFER_ENDED.values())
+
+
+@dataclass
+class _Rows:
+    """Of one call, in order."""
+
+    steps: list[Any] = field(default_factory=list)
+    offers: list[Any] = field(default_factory=list)
+    stretches: list[Any] = field(default_factory=list)
+    scores: list[tuple[str, int]] = field(default_factory=list)
+    disposition: tuple[str, bool] | None = None
+    wrapped_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+
+def read(session: Session, period: Period, zone: tzinfo, now: float) -> Facts:
+    """Of the calls that came in `period`, and of agents' time in it, as they stand at `now` (Unix seconds)."""
+    came = (models.Call.at >= period.begin) & (models.Call.at < period.end)
+    calls = session.execute(
+        select(models.Call, models.Ending, models.OutboundCall.call_id)
+        .outerjoin(models.Ending, models.Ending.call_id == models.Call.id)
+        .outerjoin(models.OutboundCall, models.OutboundCall.call_id == models.Call.id)
+        .where(came)
+        .order_by(models.Call.at, models.Call.id)
+    ).all()
+    of: defaultdict[str, _Rows] = defaultdict(_Rows)
+
+    def rows(model: Any, *columns: Any, where: Any = True, order: Iterable[Any]) -> Iterable[Any]:
+        asked = select(model.call_id, *columns).join(models.Call, models.Call.id == model.call_id)
+        return session.execute(asked.where(came, where).order_by(*order))
+
+    step = models.Transition
+    told = or_(
+        step.actions.contains("QUEUE"), step.actions.contains("RELEASE_AGENT"),
+        step.heard.in_(SAYS_ROLE),
+    )  # fmt: skip
+    columns: tuple[Any, ...] = (step.n, step.at, step.state, step.heard, step.next, step.actions)
+    for row in rows(step, *columns, where=told, order=(step.call_id, step.n)):
+        of[row.call_id].steps.append(row)
+    offer = models.OfferEvent
+    for row in rows(offer, offer.n, offer.event, offer.at, offer.agent, order=(offer.call_id, offer.n, offer.at)):
+        of[row.call_id].offers.append(row)
+    talk = models.TalkTime
+    columns = (talk.n, talk.agent, talk.company, talk.at, talk.until)
+    for row in rows(talk, *columns, order=(talk.call_id, talk.n)):
+        of[row.call_id].stretches.append(row)
+    rating = models.Rating
+    for row in rows(rating, rating.agent, rating.score, order=(rating.call_id, rating.n)):
+        of[row.call_id].scores.append((row.agent, row.score))
+    said = models.Disposition
+    for row in rows(said, said.agent, said.result, order=(said.at, said.id)):  # the last one counts
+        of[row.call_id].disposition = (row.agent, row.result == Result.ON_THE_SPOT)
+    until = max((ending.at for _, ending, _ in calls if ending is not None), default=period.begin)
+    for call_id, agent, seconds in _wrap_ups(session, period.begin, until + WRAP_UP_AT_MOST_S, now):
+        of[call_id].wrapped_s[agent] += seconds
+
+    return Facts(
+        calls=tuple(
+            _record(call, ending, placed is not None, of[call.id], zone)
+            for call, ending, placed in calls
+            if ending is not None
+        ),
+        times=_times(changes_since(session, period.begin, end=period.end), period, now),
+        verdicts=tuple(_verdicts(session, period.begin, min(period.end, now))),
+        in_progress=sum(ending is None for _, ending, _ in calls),
+    )
+
+
+def _verdicts(session: Session, begin: float, end: float) -> Iterable[Verdict]:
+    found = judged_between(session, begin, end)
+    moments = [one.at for one, _ in found]
+    asked = select(models.Call.id, models.Call.caller_number)
+    if found:
+        asked = asked.where(models.Call.at >= min(moments), models.Call.at <= max(moments))
+    numbers = {call_id: number for call_id, number in session.execute(asked)} if found else {}
+    for one, resolved in found:
+        yield Verdict(one.call_id, one.at, one.agent or "", resolved, numbers.get(one.call_id))
+
+
+def _times(changes: Iterable[Change], period: Period, now: float) -> dict[tuple[str, Duty], float]:
+    spent: defaultdict[tuple[str, Duty], float] = defaultdict(float)
+    for (agent, duty, _), seconds in times(changes, period.begin, min(period.end, now)).items():
+        spent[agent, duty] += seconds
+    return dict(spent)
+
+
+def _wrap_ups(session: Session, begin: float, end: float, now: float) -> Iterable[tuple[str, str, float]]:
+    """Call, agent and seconds of each wrap-up that began from `begin` on and before `end`; one that goes on lasts until
+    `now`. Its row does not name the call: the agent's row before it does.
+    """
+    state = models.AgentState
+    asked = select(state.agent, state.at, state.now, state.call_id).where(state.at >= begin, state.at < end)
+    held: dict[str, str | None] = {}
+    since: dict[str, tuple[str, float]] = {}
+    for agent, at, duty, call_id in session.execute(asked.order_by(state.id)):
+        if duty == Duty.WRAP_UP:
+            if agent not in since and (of := held.get(agent)) is not None:
+                since[agent] = call_of(of), at
+            continue
+        if agent in since:
+            wrapped, began = since.pop(agent)
+            yield wrapped, agent, at - began
+        held[agent] = call_id
+    for agent, (wrapped, began) in since.items():
+        yield wrapped, agent, max(now - began, 0.0)
+
+
+def _record(call: models.Call, ending: models.Ending, placed: bool, rows: _Rows, zone: tzinfo) -> CallRecord:
+    joined = [row for row in rows.offers if row.event == "joined"]
+    first_joined_at = min((row.at for row in joined), default=inf)
+    roles = [ROLES[Heard[row.heard]] for row in rows.steps if row.heard in SAYS_ROLE]
+    return CallRecord(
+        id=call.id,
+        at=call.at,
+        until=ending.at,
+        day=datetime.fromtimestamp(call.at, zone).date(),
+        number=call.caller_number,
+        placed=placed,
+        outcome=ending.outcome,
+        role=roles[-1] if roles else Role.UNKNOWN,
+        answered_after_s=ending.answered_after_s,
+        wait_s=None if placed else _waited_s(rows.steps, min(first_joined_at, ending.at)),
+        talks=tuple(_talks(rows, [row.agent for row in joined])),
+        offers=tuple(_offers(rows.offers)),
+        scores=tuple(rows.scores),
+        disposition=rows.disposition,
+    )
+
+
+def _waited_s(steps: Iterable[Any], until: float) -> float | None:
+    """In the queue until then; None if the call never was in it."""
+    story = Story()
+    was_in_it = False
+    for row in steps:
+        actions = _actions(row)
+        if row.at <= until and "QUEUE" in row.actions:
+            story.note(row.at, State[row.state], Heard[row.heard], State[row.next], actions)
+            was_in_it = was_in_it or Do.JOIN_QUEUE in actions
+    if not was_in_it:
+        return None
+    return story.waited_s + (until - story.waiting_since if story.waiting_since is not None else 0.0)
+
+
+def _actions(row: Any) -> tuple[Do, ...]:
+    return tuple(Do[name] for name in row.actions.split())
+
+
+def _talks(rows: _Rows, joined: list[str]) -> Iterable[Talk]:
+    """One for each agent who was in the call."""
+    talked: defaultdict[str, float] = defaultdict(float)
+    held: defaultdict[str, float] = defaultdict(float)
+    with_caller: set[str] = set(joined[:1])
+    has_caller: list[tuple[int, str]] = []
+    for row in rows.stretches:
+        seconds = row.until - row.at
+        (held if row.company == Company.NOBODY else talked)[row.agent] += seconds
+        if row.company in (Company.CALLER, Company.BOTH):
+            with_caller.add(row.agent)
+        if row.company == Company.CALLER:
+            has_caller.append((row.n, row.agent))
+    transferred = set()
+    for row in rows.steps:
+        if hands_on(Heard[row.heard], State[row.state], State[row.next], _actions(row)):
+            transferred |= {agent for _, agent in [one for one in has_caller if one[0] <= row.n][-1:]}
+    for agent in dict.fromkeys([*joined, *(row.agent for row in rows.stretches)]):
+        yield Talk(agent, talked[agent], held[agent], rows.wrapped_s[agent], agent in with_caller, agent in transferred)
+
+
+def _offers(events: Iterable[Any]) -> Iterable[Offer]:
+    """A leader who takes a call over was not offered it."""
+    by_number: defaultdict[int, dict[str, Any]] = defaultdict(dict)
+    for row in events:
+        by_number[row.n][row.event] = row
+    for found in by_number.values():
+        if "offered" in found:
+            offered, answered = found["offered"], found.get("answered")
+            refused = any(event in found for event in NOT_TAKEN)
+            taken = True if "joined" in found else False if refused else None
+            yield Offer(offered.agent, taken, answered.at - offered.at if answered is not None else None)
