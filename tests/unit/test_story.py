@@ -74,6 +74,21 @@ def test_a_reason_is_heard_from_the_end_of_its_question_and_only_until_it_is_giv
     assert not told(*TO_THE_TALK, (30.0, Heard.CLOSING_ASKED)).rated
 
 
+def test_a_callback_is_noted_when_it_is_agreed_with_what_was_said_of_the_time_of_day():
+    asked = (*TO_THE_QUEUE, (20.0, Heard.WANTS_CALLBACK), (25.0, Heard.NUMBER_RIGHT))
+    assert (told(*asked).callback_asked_at, told(*asked).callback_noted) == (20.0, None)
+    assert told(*asked, (31.0, Heard.SAID_MORNING)).callback_noted == (31.0, Heard.SAID_MORNING)
+
+
+def test_why_the_person_called_was_not_reached_outlives_a_restart():
+    calling = (
+        (0.0, Heard.CALL_PLACED), (4.0, Heard.AGENT_ANSWERED), (7.0, Heard.WHISPER_ENDED),
+    )  # fmt: skip
+    assert told(*calling).unreached is None
+    story = told(*calling, (12.0, Heard.OUTSIDE_BUSY), (13.0, Heard.RESUMED))
+    assert story.unreached is Heard.OUTSIDE_BUSY
+
+
 def test_the_ceiling_and_a_lost_line_are_remembered():
     story = told(*TO_THE_QUEUE, (1800.0, Heard.CEILING_REACHED))
     assert story.at_ceiling
