@@ -177,6 +177,7 @@ class _Watcher:
         self._callers: dict[str, CallerLeg] = {}
         self._agents: dict[str, AgentLeg] = {}
         self._caller_at: dict[int, CallerLeg] = {}
+        """By Asterisk's port for its audio: sipp's phones share theirs."""
         self._agent_at: dict[int, AgentLeg] = {}
         self._pressing: dict[int, bytes] = {}
 
@@ -207,24 +208,24 @@ class _Watcher:
                 self._invited(packet, message, call_id)
         elif message.method == "INVITE" and 200 <= message.code < 300 and leg.answered_at is None:
             leg.answered_at = packet.at
-            if agent is not None:
-                self._agent_at[_audio_port(message)] = agent
+            if caller is not None:
+                self._caller_at[_audio_port(message)] = caller
         elif message.method == "BYE" and not message.code and leg.ended_at is None:
             leg.ended_at = packet.at
 
     def _invited(self, packet: Packet, message: Message, call_id: str) -> None:
         number = _user(message.one("from"))
         if packet.source[0] == self._places.callers:
-            caller = self._callers[call_id] = CallerLeg(number, packet.at)
-            self._caller_at[_audio_port(message)] = self._seen.callers[number] = caller
+            self._callers[call_id] = self._seen.callers[number] = CallerLeg(number, packet.at)
         elif packet.target[0] == self._places.agents:
             agent = self._agents[call_id] = AgentLeg(_user(message.first), number, packet.at)
+            self._agent_at[_audio_port(message)] = agent
             self._seen.agents.append(agent)
             if number in self._seen.callers:
                 self._seen.callers[number].offers.append(agent)
 
     def _key(self, packet: Packet) -> None:
-        payload, port = packet.payload, packet.source[1]
+        payload, port = packet.payload, packet.target[1]
         if len(payload) < RTP_HEADER + 4 or payload[1] & 0x7F != KEYS_AT or not payload[13] & 0x80:
             return
         leg, begun = self._caller_at.get(port), payload[4:8]
@@ -233,12 +234,12 @@ class _Watcher:
             leg.keyed_at = packet.at
 
     def _caller_hears(self, packet: Packet) -> None:
-        leg = self._caller_at.get(packet.target[1])
+        leg = self._caller_at.get(packet.source[1])
         if leg is not None and leg.hears_agent_at is None and leg.agent is not None and _is(packet, AGENT_PERIOD):
             leg.hears_agent_at = packet.at
 
     def _agent_hears(self, packet: Packet) -> None:
-        leg = self._agent_at.get(packet.target[1])
+        leg = self._agent_at.get(packet.source[1])
         if leg is not None and leg.hears_caller_at is None and _is(packet, CALLER_PERIOD):
             leg.hears_caller_at = packet.at
 

@@ -92,7 +92,7 @@ def test_scenarios_name_what_is_filled_in() -> None:
     texts = {file.stem: file.read_text() for file in SCENARIOS.glob("*.xml")}
     assert set(texts) == {"agent", "caller", "waiter"}
     assert all(word in texts["agent"] for word in ("TONE", "TALK_MIN_MS", "TALK_MAX_MS", "LONG_MS", "sip:LONG"))
-    assert all(word in texts[name] for name in ("caller", "waiter") for word in ("PCAP", "PATIENCE_MS"))
+    assert all(word in texts[name] for name in ("caller", "waiter") for word in ("TONE", "KEY_AFTER_MS", "PATIENCE_MS"))
 
 
 def test_selection_is_measured_at_each_size() -> None:
