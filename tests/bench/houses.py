@@ -24,6 +24,7 @@ from ari_app import prompts as wording
 from ari_app import staff, store
 from ari_app.errors import SetUpFailed
 from ari_app.instance import AgentAccount, Instance
+from ari_app.sample import AGENTS, FIRST_AGENT
 from ari_app.settings import PROJECT, Settings, load
 from ari_app.staff import Access
 from ari_app.store.models import Agent, Call, Recording, Table
@@ -141,9 +142,12 @@ class Sanling:
 
     def __init__(self, folder: Path, net: str, agents: int) -> None:
         self.places = Places(f"{net}.11", f"{net}.21", f"{net}.31")
-        self._house = House(settings_for(self.name, self.places.pbx, self.places.callers, folder), agents)
+        settings = settings_for(self.name, self.places.pbx, self.places.callers, folder)
+        self._house = House(settings, agents + len(AGENTS))
         (folder / "desk.toml").write_text(RULES)
-        self.access = {number: one for number, one in self._house.access.items() if int(number) > 700}
+        self.access = {
+            number: one for number, one in self._house.access.items() if int(number) >= FIRST_AGENT + len(AGENTS)
+        }
         self._log = Log(self._house.settings.run_dir / "log" / "controller.log", r" (ERROR|CRITICAL) |^Traceback")
         self._on_duty = 0
         self._up = False
