@@ -67,8 +67,8 @@ class Form:
 
 
 QUICK = Form(
-    rounds=1, agents=100, light_rate=4.0, light_calls=48, busy_agents=8, busy_rate=6.0, busy_calls=60, first_rate=10.0,
-    most_rate=40.0, steps=3, step_s=6.0, climbs=1, waiting=100, waiting_rate=25.0, talking=40, default_retry=False,
+    rounds=1, agents=100, light_rate=5.0, light_calls=40, busy_agents=8, busy_rate=6.0, busy_calls=48, first_rate=10.0,
+    most_rate=40.0, steps=3, step_s=5.0, climbs=1, waiting=100, waiting_rate=25.0, talking=40, default_retry=False,
     callers=(10, 1_000, 10_000), on_duty=(10, 1_000), selections=500,
 )  # fmt: skip
 WHOLE = Form(

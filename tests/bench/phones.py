@@ -43,7 +43,7 @@ ENDS = 3
 KEY_BEGUN, SSRC, VOLUME = 5600, 0x5AFE, 10
 TALK_MS = (1000, 2600)
 """An agent hangs up so long after picking up, at random: fixed times would fall in step with what polls."""
-LONG_MS = 25_000
+LONG_MS = 40_000
 LONG = "1548"
 """Callers whose number begins so have a long talk."""
 STOPS_WITHIN_S = 5.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import Any
@@ -15,7 +15,7 @@ from tests.bench import capture, hearing
 from tests.bench.capture import Seen
 from tests.bench.houses import REGISTERED_FOR_S, SAY_S, Flow, Sanling, reachable, register
 from tests.bench.machine import Meter, Used, resident_kb
-from tests.bench.phones import LONG, LONG_MS, Phones
+from tests.bench.phones import LONG, Phones
 
 IDLE_S = 4.0
 """So long what nobody's calls cost is measured."""
@@ -26,7 +26,7 @@ SHORT_PATIENCE_S = 15.0
 CALL_S = 5.0
 """A short call lasts about so long, from INVITE to BYE."""
 SETTLES_S = 4.0
-RESTART_S = 25.0
+KEPT_UP_S = 120.0
 EMPTY_WITHIN_S = 20.0
 
 Say = Callable[[str], None]
@@ -155,38 +155,37 @@ class Floor:
         await self.ready(0, fresh=True)
         flow = self.flow
         before = self._memory()
-        lasts_s = callers / rate + SETTLES_S + (RESTART_S if isinstance(flow, Sanling) else 0.0)
-        calling = asyncio.create_task(self._wait(callers, rate, lasts_s))
-        await asyncio.sleep(callers / rate + SETTLES_S)
-        up, after = await flow.instance.channels(), self._memory()
-        found: dict[str, Any] = {"callers": up, **{name: _each(after[name] - before[name], up) for name in after}}
-        if isinstance(flow, Sanling):
-            found["back_s"] = await flow.back_after_s(up)
-        await calling
+        async with self._kept_up(list(islice(self._numbers, callers)), rate, waits=True):
+            up, after = await flow.instance.channels(), self._memory()
+            found: dict[str, Any] = {"callers": up, **{name: _each(after[name] - before[name], up) for name in after}}
+            if isinstance(flow, Sanling):
+                found["back_s"] = await flow.back_after_s(up)
         return found
-
-    async def _wait(self, callers: int, rate: float, lasts_s: float) -> None:
-        await self._phones.call(
-            self.flow.places.pbx, self.flow.places.callers, list(islice(self._numbers, callers)), rate,
-            patience_s=lasts_s, waits=True, within_s=callers / rate + lasts_s + SETTLES_S,
-        )  # fmt: skip
 
     async def talking(self, callers: int, rate: float, on_duty: int) -> dict[str, Any]:
         """Memory of callers in talk, recorded."""
         await self.ready(on_duty, fresh=True)
         flow, before = self.flow, self._memory()
-        within_s = callers / rate + LONG_MS / 1000 + PATIENCE_S
+        async with self._kept_up(list(islice(self._long, callers)), rate):
+            talks, after = await flow.instance.channels() // 2, self._memory()
+        return {"talks": talks, **{name: _each(after[name] - before[name], talks) for name in after}}
+
+    @asynccontextmanager
+    async def _kept_up(self, callers: Sequence[str], rate: float, *, waits: bool = False) -> AsyncIterator[None]:
+        """All of them have called by now; afterwards nothing of the flow is as it was."""
         calling = asyncio.create_task(
             self._phones.call(
-                flow.places.pbx, flow.places.callers, list(islice(self._long, callers)), rate,
-                patience_s=within_s, within_s=within_s,
+                self.flow.places.pbx, self.flow.places.callers, callers, rate, patience_s=KEPT_UP_S, waits=waits,
+                within_s=KEPT_UP_S,
             )
         )  # fmt: skip
-        await asyncio.sleep(callers / rate + SETTLES_S)
-        talks, after = await flow.instance.channels() // 2, self._memory()
-        found = {"talks": talks, **{name: _each(after[name] - before[name], talks) for name in after}}
-        await calling
-        return found
+        try:
+            await asyncio.sleep(len(callers) / rate + SETTLES_S)
+            yield
+        finally:
+            calling.cancel()
+            await asyncio.wait([calling])
+            self._on_duty = None
 
     def _memory(self) -> dict[str, int]:
         flow = self.flow
