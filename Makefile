@@ -15,7 +15,7 @@ FLOW_TESTS := $(addprefix tests/unit/test_,$(addsuffix .py,sop sop_outside_hours
 COMPILE := pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 
-.PHONY: help demo run restart drain doctor test lint faults check render lock clean
+.PHONY: help demo run restart drain doctor test lint faults bench check render lock clean
 
 help:  ## what each verb does
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 14
@@ -50,6 +50,9 @@ lint: $(READY)
 faults: $(READY)  ## random calls and faults, then the laws: CALLS=1000 SEED=1 JSON=FILE; see docs/faults.md
 	@$(BIN)/python -m tests.faults $(if $(CALLS),--calls $(CALLS)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(JSON),--json "$(JSON)") $(FAULTS)
+
+bench: $(READY)  ## beside native Asterisk, under real SIP load: JSON=FILE; QUICK=1 in 5 min; see docs/performance.md
+	@$(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(if $(JSON),--json "$(JSON)") $(BENCH)
 
 check:  ## exactly what CI runs
 	@bash .ci/run

@@ -1,0 +1,356 @@
+"""The two flows, on the same build of Asterisk: Sanling as a user starts it, and its native twin.
+
+The twin does by dialplan, app_queue and MixMonitor what the hotline does with the same call: recorded in stereo from
+the first moment, answered, notice and opening said, one key, the queue, the agent who idles longest, a whisper, the
+talk, the closing, hung up. Configuration, codecs, accounts, prompts and phones are the same; the twin has bridge_simple
+besides, because Asterisk bridges cheapest by it (ADR 142). It keeps no ledger, knows no case and stores nothing twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+import msgspec
+from sqlalchemy import func, select, update
+
+from ari_app import prompts as wording
+from ari_app import staff, store
+from ari_app.errors import SetUpFailed
+from ari_app.instance import AgentAccount, Instance
+from ari_app.sample import AGENTS, FIRST_AGENT
+from ari_app.settings import PROJECT, Settings, load
+from ari_app.staff import Access
+from ari_app.store.models import Agent, Call, Recording, Table
+from tests.bench.capture import Places
+from tests.faults.house import House
+from tests.faults.lightphone import Line
+
+SAY_S = 0.3
+"""Every prompt is cut to this for the load, for both flows: words make calls longer, not other."""
+REGISTERED_FOR_S = 600
+REACHABLE_WITHIN_S = 40.0
+"""A contact that was missed once is asked again after 30 s."""
+STORED_WITHIN_S = 60.0
+ADOPTED_WITHIN_S = 60.0
+WHISPER = "whisper-unknown-unverified-none"
+RULES = """
+[waiting]
+full_at = 0
+longest_wait_s = 36000
+[survey]
+share = 0.0
+"""
+"""Whoever calls gets a place, and nobody is asked how it was: the twin does neither."""
+FOR_LOAD: dict[str, Any] = {
+    "answering": {"deadline_s": 0.001},
+    "queue": {"announce_every_s": 3600.0, "wrap_up_s": 0.0},
+    "ending": {"leave_within_s": 0.05},
+    "rtp_ports": (10000, 59999),
+}
+"""No deliberate pauses: no ring before the answer, no wrap-up, no five seconds after the closing."""
+
+
+def short_prompts(folder: Path) -> None:
+    """The approved prompts, each cut to `SAY_S`, and sealed as such."""
+    source = PROJECT / "dialplan" / "prompts"
+    full = wording.Catalogue.inspect(source)
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.alaw"))
+    size = round(SAY_S * wording.BYTES_PER_SECOND)
+    seals = {}
+    for id, seal in full.seals.items():
+        audio = full.audio(id).read_bytes()
+        cut = audio if id == "hold-music" else audio[:size]
+        (folder / "audio" / full.audio(id).name).write_bytes(cut)
+        seconds = len(cut) / wording.BYTES_PER_SECOND
+        seals[id] = msgspec.structs.replace(seal, audio=wording.sha256(cut), seconds=seconds)
+    (folder / "seal.toml").write_text(wording.seal_text(seals), encoding="utf-8")
+
+
+class Flow(Protocol):
+    """One of the two, running or not."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def places(self) -> Places: ...
+
+    @property
+    def access(self) -> Mapping[str, Access]:
+        """Of the agents, by number."""
+
+    async def open(self, on_duty: int) -> None:
+        """(Re)starts it with so many agents who take calls."""
+
+    async def close(self) -> None: ...
+
+    @property
+    def asterisk_pid(self) -> int: ...
+
+    @property
+    def controller_pid(self) -> int | None: ...
+
+    @property
+    def instance(self) -> Instance: ...
+
+    async def recordings(self, numbers: Sequence[str]) -> dict[str, Path]:
+        """By number, of callers whose call was recorded, once they are stored."""
+
+    def errors(self) -> list[str]:
+        """What it logged as an error since this was asked last."""
+
+    async def all_on_duty(self) -> bool:
+        """Whether every agent who takes calls still does."""
+
+
+def settings_for(name: str, address: str, callers: str, folder: Path) -> Settings:
+    return load(
+        Path(os.devnull), {}, instance=name, address=address, var_dir=str(folder),
+        prompts_dir=str(folder / "prompts"), trunk={"addresses": [callers]}, **FOR_LOAD,
+    )  # fmt: skip
+
+
+class Log:
+    """The errors in a log file, as it grows."""
+
+    def __init__(self, file: Path, pattern: str) -> None:
+        self._file = file
+        self._pattern = re.compile(pattern)
+        self._read = 0
+
+    def errors(self) -> list[str]:
+        if not self._file.exists():
+            return []
+        with self._file.open("rb") as opened:
+            opened.seek(self._read if self._read <= self._file.stat().st_size else 0)
+            text = opened.read()
+            self._read = opened.tell()
+        return [line for line in text.decode("utf-8", "replace").splitlines() if self._pattern.search(line)]
+
+
+class Sanling:
+    """`sanling run`, whose agents' states are set in the database before each start."""
+
+    name = "sanling"
+
+    def __init__(self, folder: Path, net: str, agents: int) -> None:
+        self.places = Places(f"{net}.11", f"{net}.21", f"{net}.31")
+        settings = settings_for(self.name, self.places.pbx, self.places.callers, folder)
+        self._house = House(settings, agents + len(AGENTS))
+        (folder / "desk.toml").write_text(RULES)
+        self.access = {
+            number: one for number, one in self._house.access.items() if int(number) >= FIRST_AGENT + len(AGENTS)
+        }
+        self._log = Log(self._house.settings.run_dir / "log" / "controller.log", r" (ERROR|CRITICAL) |^Traceback")
+        self._on_duty = 0
+        self._up = False
+
+    @property
+    def instance(self) -> Instance:
+        return self._house.instance
+
+    async def open(self, on_duty: int) -> None:
+        await self.close()
+        numbers = sorted(self.access)[:on_duty]
+        with store.session(self._house.engine) as session:
+            fresh = {"call_id": None, "wrap_up_until": None, "phone": None, "pause_code": None}
+            session.execute(update(Agent).values(state="signed_out", **fresh))
+            session.execute(update(Agent).where(Agent.number.in_(numbers)).values(state="idle"))
+        self._on_duty = on_duty
+        await asyncio.to_thread(self._house.start)
+        self._up = True
+
+    async def close(self) -> None:
+        if self._up:
+            await asyncio.to_thread(self._house.stop)
+            self._up = False
+
+    @property
+    def asterisk_pid(self) -> int:
+        return self._pid("asterisk")
+
+    @property
+    def controller_pid(self) -> int | None:
+        return self._pid("controller")
+
+    def _pid(self, name: str) -> int:
+        pid = self._house.pid_of(name)
+        if pid is None:
+            raise SetUpFailed(f"{name} does not run.")
+        return pid
+
+    async def recordings(self, numbers: Sequence[str]) -> dict[str, Path]:
+        stores = [self._house.settings.local_store, self._house.settings.second_store]
+
+        def stored(session: Any) -> dict[str, list[str]]:
+            rows = select(Call.caller_number, Recording.path).join(Recording, Recording.call_id == Call.id)
+            found: dict[str, list[str]] = {}
+            for number, path in session.execute(rows.where(Call.caller_number.in_(list(numbers)))):
+                found.setdefault(number, []).append(path)
+            return found
+
+        until = asyncio.get_running_loop().time() + STORED_WITHIN_S
+        while True:
+            found = await self._house.ask(stored)
+            twice = {number: paths[0] for number, paths in found.items() if len(paths) == len(stores)}
+            if len(twice) >= len(numbers) or asyncio.get_running_loop().time() > until:
+                return {number: stores[0] / path for number, path in twice.items()}
+            await asyncio.sleep(0.5)
+
+    def errors(self) -> list[str]:
+        return self._log.errors()
+
+    async def all_on_duty(self) -> bool:
+        idle = select(func.count()).select_from(Agent).where(Agent.state == "idle")
+        return bool(await self._house.ask(lambda session: session.scalar(idle)) >= self._on_duty)
+
+    async def rows(self) -> dict[str, int]:
+        """How many rows each table has that calls write to."""
+        tables = [mapper.class_ for mapper in Table.registry.mappers]
+
+        def count(session: Any) -> dict[str, int]:
+            return {one.__tablename__: session.scalar(select(func.count()).select_from(one)) for one in tables}
+
+        return dict(await self._house.ask(count))
+
+    async def back_after_s(self, calls: int) -> float | None:
+        """Kills the controller; how long until another has taken up `calls` of its calls. None: not in time."""
+        killed, loop = self._pid("controller"), asyncio.get_running_loop()
+        os.kill(killed, 9)
+        began = loop.time()
+        while loop.time() - began < ADOPTED_WITHIN_S:
+            if await asyncio.to_thread(self._adopted) >= calls:
+                return loop.time() - began
+            await asyncio.sleep(0.02)
+        return None
+
+    def _adopted(self) -> int:
+        settings = self._house.settings
+        try:
+            text = httpx.get(f"http://{settings.control_address}:{settings.metrics_port}/metrics", timeout=1.0).text
+        except httpx.HTTPError:
+            return 0
+        found = re.search(r"^sanling_calls_adopted_total (\S+)", text, re.M)
+        return int(float(found[1])) if found else 0
+
+
+class Native:
+    """Dialplan, app_queue and MixMonitor, in an Asterisk of its own."""
+
+    def __init__(self, folder: Path, net: str, accounts: Iterable[Access], *, retry_s: int = 1) -> None:
+        """`retry_s` is app_queue's: so often it looks again for a free agent; 5 unless it is set."""
+        self.name = "native" if retry_s == 1 else f"native, retry={retry_s}"
+        self._retry_s = retry_s
+        part = "2" if retry_s == 1 else "3"
+        self.places = Places(f"{net}.1{part}", f"{net}.2{part}", f"{net}.3{part}")
+        self.access = {one.number: one for one in accounts}
+        settings = settings_for(f"native{retry_s}", self.places.pbx, self.places.callers, folder)
+        self.instance = Instance(settings)
+        self._log = Log(settings.run_dir / "log" / "messages.log", r"\] (ERROR)\[")
+
+    async def open(self, on_duty: int) -> None:
+        await self.close()
+        self.instance.prepare(
+            AgentAccount(one.number, staff.sip_ha1(one.number, one.password), one.name) for one in self.access.values()
+        )
+        etc = self.instance.settings.run_dir / "etc"
+        modules = etc / "modules.conf"
+        text = modules.read_text()
+        modules.write_text(text + "load = app_queue.so\nload = bridge_simple.so\n")
+        (etc / "extensions.conf").write_text(self._dialplan())
+        (etc / "queues.conf").write_text(self._queue(sorted(self.access)[:on_duty]))
+        await self.instance.start_asterisk()
+
+    def _dialplan(self) -> str:
+        says, spool = self.instance.settings.prompts / "audio", self.instance.settings.spool_dir / "monitor"
+        return f"""
+[inbound]
+exten => 12368,1,Set(NUMBER=${{FILTER(0-9,${{CALLERID(num)}})}})
+ same => n,MixMonitor({spool}/${{NUMBER}}.raw,D,touch '{spool}/${{NUMBER}}.done')
+ same => n,Answer()
+ same => n,Read(KEY,{says}/recording-notice&{says}/opening,1,,1,8)
+ same => n,Queue(bench,c)
+ same => n,Playback({says}/closing)
+ same => n,Hangup()
+"""
+
+    def _queue(self, members: Iterable[str]) -> str:
+        says = self.instance.settings.prompts / "audio"
+        return f"""
+[general]
+autofill = yes
+persistentmembers = no
+
+[bench]
+strategy = leastrecent
+ringinuse = no
+timeout = 11
+retry = {self._retry_s}
+wrapuptime = 0
+musicclass = sanling
+announce = {says}/{WHISPER}
+""" + "".join(f"member => PJSIP/{number}\n" for number in members)
+
+    async def close(self) -> None:
+        await self.instance.stop()
+
+    @property
+    def asterisk_pid(self) -> int:
+        pid = self.instance.asterisk_pid
+        if pid is None:
+            raise SetUpFailed("asterisk does not run.")
+        return pid
+
+    @property
+    def controller_pid(self) -> int | None:
+        return None
+
+    async def recordings(self, numbers: Sequence[str]) -> dict[str, Path]:
+        folder = self.instance.settings.spool_dir / "monitor"
+        until = asyncio.get_running_loop().time() + STORED_WITHIN_S
+        while True:
+            done = {n: folder / f"{n}.raw" for n in numbers if (folder / f"{n}.done").exists()}
+            if len(done) == len(numbers) or asyncio.get_running_loop().time() > until:
+                return done
+            await asyncio.sleep(0.5)
+
+    def errors(self) -> list[str]:
+        return self._log.errors()
+
+    async def all_on_duty(self) -> bool:
+        return True  # app_queue pauses nobody
+
+
+async def register(flow: Flow) -> None:
+    """Every agent's phone, at the address where sipp will be. Raises SetUpFailed if one is refused."""
+    server = (flow.places.pbx, flow.instance.settings.sip_port)
+    async with Line(flow.places.agents, server) as line:
+        everybody = list(flow.access.values())
+        for some in (everybody[n : n + 50] for n in range(0, len(everybody), 50)):
+            done = await asyncio.gather(*(line.register(a.number, a.password, REGISTERED_FOR_S) for a in some))
+            if not all(done):
+                raise SetUpFailed(f"{flow.name}: {done.count(False)} phones were not registered.")
+        await asyncio.sleep(0.5)  # what Asterisk asks of a new contact at once is answered here
+
+
+async def reachable(flow: Flow) -> None:
+    """Returns when Asterisk has every phone as reachable. Raises SetUpFailed."""
+    instance, loop = flow.instance, asyncio.get_running_loop()
+    async with httpx.AsyncClient(auth=(instance.ari_user, instance.ari_password)) as client:
+        until = loop.time() + REACHABLE_WITHIN_S
+        while True:
+            answer = await client.get(f"{instance.ari_url}/endpoints/PJSIP")
+            away = [one["resource"] for one in answer.json() if one["state"] != "online"]
+            away = [number for number in away if number in flow.access]
+            if not away:
+                return
+            if loop.time() > until:
+                raise SetUpFailed(f"{flow.name}: {len(away)} phones cannot be reached, such as {away[0]}.")
+            await asyncio.sleep(0.5)
