@@ -33,7 +33,7 @@ READY = "READY=1"
 ALIVE = "WATCHDOG=1"
 STOPPING = "STOPPING=1"
 
-ALIVE_EVERY_S = 0.5
+ALIVE_EVERY_S = 0.25
 """How often a child of `sanling run` says that it lives."""
 
 LONGEST_MESSAGE = 4096

@@ -160,6 +160,8 @@ class Outbound(Call):
             return super()._resync(now)
         if self.began >= now.at:
             return None
+        if self.booted != self.hotline.client.booted:  # nobody left: Asterisk did
+            return self._gone()
         missed = self.talk.missed(
             now.channels, now.at, away=now.away_s > 0, offering=state is State.CALLING_AGENT, talking=False
         )
@@ -344,7 +346,7 @@ class Outbound(Call):
         if wish is not None and wish.stage is Stage.CALLING:
             if came_to == "handled":
                 callbacks.happens(wish, Happened.SERVED, call_id=self.id, agent=self.talk.served_by)
-            elif self._waits_here:
+            elif self._waits_here or (came_to == "lost" and self.story.last_before_end is not State.CALLING_OUT):
                 callbacks.happens(wish, Happened.DECLINED, call_id=self.id)
             elif came_to == "agent_missed":
                 callbacks.happens(wish, Happened.DECLINED, call_id=self.id, agent=self.errand.agent)

@@ -27,7 +27,7 @@ log = logging.getLogger("sanling.house")
 
 STOPS_WITHIN_S = 5.0
 READY_WITHIN_S = 30.0
-SILENT_FOR_S = 2.0
+SILENT_FOR_S = 1.5
 """A child that serves and says nothing for so long is killed; it speaks every `notify.ALIVE_EVERY_S`."""
 MAKES_WAY_WITHIN_S = 1.0
 """One that is restarted ends by itself in this time or is killed."""
@@ -36,7 +36,7 @@ TAKES_OVER_WITHIN_S = 10.0
 SPARE_AFTER_S = 0.3
 """A spare is loaded so long after the one before it serves, which has more urgent things to do."""
 SOCKETS = 8
-CHECKED_EVERY_S = 0.25
+CHECKED_EVERY_S = 0.1
 RESTART_AFTER_S = (0.0, 0.0, 0.2, 1.0, 2.0, 5.0, 10.0)
 """Before the first, second … restart of a child in a row; the last one goes on for ever."""
 STEADY_AFTER_S = 2.0

@@ -27,13 +27,15 @@ __all__ = ["check_version", "migrate", "open_engine", "session"]
 
 SQLITE_LOCK_S = 1.0
 """So long a statement waits for another's lock on the file."""
+SQLITE_LOCK_SHORT_S = 0.5
+"""The same for whoever is waited for: a controller that takes calls up tries once in vain while the file is locked."""
 
 
 def open_engine(url: str, *, answer_within_s: float | None = None) -> Engine:
     """An engine for `url`. SQLite gets WAL, foreign keys and a short wait for a lock.
 
     With `answer_within_s` a PostgreSQL server that is frozen or behind a dead line is given up after that time, at each
-    statement, by closing the connection.
+    statement, by closing the connection; a lock on SQLite's file is waited for less long.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
@@ -43,7 +45,8 @@ def open_engine(url: str, *, answer_within_s: float | None = None) -> Engine:
     if parsed.database in (None, "", ":memory:"):
         engine = create_engine(parsed, poolclass=StaticPool, connect_args={"check_same_thread": False})
     else:
-        engine = create_engine(parsed, connect_args={"timeout": SQLITE_LOCK_S, "check_same_thread": False})
+        lock_s = SQLITE_LOCK_S if answer_within_s is None else SQLITE_LOCK_SHORT_S
+        engine = create_engine(parsed, connect_args={"timeout": lock_s, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _record: object) -> None:

@@ -592,6 +592,22 @@ async def test_a_call_that_was_lost_is_called_back_before_all_others(hotline):
     await person.rings()
 
 
+async def test_an_asterisk_that_dies_while_the_agent_is_briefed_is_not_the_agents_fault(hotline):
+    person = hotline.asterisk.phones.person(STRANGER)
+    await asks_for_callback(hotline, STRANGER)
+    agent = await hotline.agent_signs_in("601")
+    offer = await agent.rings()
+    await offer.picks_up()
+    await offer.hears("whisper-callback-unknown-none")
+    await hotline.asterisk.dies()
+    await asyncio.sleep(1)
+    await hotline.asterisk.starts_again()
+    offer.hang_up()  # the phone's own end of the dead call
+    again = await agent.rings()
+    await again.picks_up()
+    await person.rings()
+
+
 async def test_a_number_left_in_the_dialplan_is_served_by_the_same_machine(hotline, tmp_path):
     person = hotline.asterisk.phones.person(STRANGER)
     row = models.Callback(id="demo-1772413200.7", at=hotline.house.clock(), number=STRANGER, reason="fallback")

@@ -27,7 +27,7 @@ from ari_app.staff import Access
 READY_WITHIN_S = 60.0
 SHORT_CALLS: dict[str, Any] = {
     "answering": {"after_rings": 1},
-    "keypad": {"first_digit_s": 1.5, "between_digits_s": 1.0},
+    "keypad": {"first_digit_s": 1.0, "between_digits_s": 1.0},
     "queue": {"announce_every_s": 12.0, "offer_timeout_s": 3.0, "wrap_up_s": 1.0},
     "ending": {"leave_within_s": 1.0, "call_ceiling_s": 120.0, "warn_before_ceiling_s": 20.0},
 }
@@ -40,8 +40,8 @@ allowed = ["00:00", "23:59"]
 attempts = 1
 ring_s = 10.0
 [survey]
-answer_within_s = 1.5
-reason_begins_within_s = 1.5
+answer_within_s = 1.0
+reason_begins_within_s = 1.0
 """
 """Callbacks at whatever hour the harness runs, once: a second attempt would come after a minute at the earliest. The
 survey, like all else, waits in silence for less than the law allows.

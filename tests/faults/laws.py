@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -49,6 +49,8 @@ ARRIVES_WITHIN_S = 2.0
 """From a phone's INVITE to the second that Asterisk names the call after."""
 COARSE_S = 0.05
 """So far behind may be the clock that Asterisk takes that second from, time(2): it moves with the kernel's ticks."""
+DIALS_WITHIN_S = 0.5
+"""From the decision to call somebody to the beginning of that call's recording."""
 CROSSES_S = 1.0
 """Two ends of a call may see it end so far apart."""
 
@@ -173,9 +175,12 @@ def every_call_recorded(seen: Evidence) -> list[str]:
     """Both stores hold each call, and what they hold is what the ledger says."""
     wrong = []
     rows = {(row.call_id, row.store): row for row in seen.session.scalars(select(Recording))}
-    dialled = set(seen.session.scalars(select(Transition.call_id).where(Transition.next == State.CALLING_OUT.name)))
-    for call_id in seen.calls:
-        if call_id in seen.placed and call_id not in dialled:  # the agent was not to be had: there was no call outside
+    rows_of_calls = seen.session.execute(
+        select(Transition.call_id, Transition.at).where(Transition.next == State.CALLING_OUT.name)
+    )
+    decided = {call_id: at for call_id, at in rows_of_calls}
+    for call_id, call in seen.calls.items():
+        if call_id in seen.placed and not _was_dialled(call.at, decided.get(call_id), seen.asterisk_killed):
             continue
         for name in STORES:
             row = rows.get((call_id, name))
@@ -184,6 +189,11 @@ def every_call_recorded(seen: Evidence) -> list[str]:
             elif (fault := _misread(Path(row.path), row.sha256)) is not None:
                 wrong.append(f"{call_id} in store {name}: {fault}")
     return wrong
+
+
+def _was_dialled(began: float, decided: float | None, killed: Sequence[float]) -> bool:
+    """Whether there was a call outside: the agent was to be had, and the Asterisk that had the agent still lived."""
+    return decided is not None and not any(began <= at <= decided + DIALS_WITHIN_S for at in killed)
 
 
 def _misread(path: Path, sha256: str) -> str | None:

@@ -353,8 +353,12 @@ def test_a_callback_that_reached_nobody_at_all_has_no_recording_and_any_other_ha
         world.drop(Recording, call_id, name)
     assert not any(world.judged().values())
     world.session.add(
-        Transition(call_id=call_id, n=9, at=T0, state="X", heard="X", next="CALLING_OUT", actions="", agent=None)
+        Transition(call_id=call_id, n=9, at=T0 + 18, state="X", heard="X", next="CALLING_OUT", actions="", agent=None)
     )
+    assert len(world.judged()["every call recorded twice"]) == 2
+    world.more["asterisk_killed"] = [T0 + 16]
+    assert not world.judged()["every call recorded twice"]  # with the agent's phone, before anybody was dialled
+    world.more["asterisk_killed"] = [T0 + 25]
     assert len(world.judged()["every call recorded twice"]) == 2
 
 
