@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import cast
 
+import uvloop
 from prometheus_client import CollectorRegistry
 from sqlalchemy import select
 
@@ -74,7 +75,8 @@ def main() -> int:
         settings = house_rules.load()
         catalogue = load_everything(settings)
         if notify.stand_by():
-            asyncio.run(control(settings, catalogue))
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(control(settings, catalogue))
     except* SanlingError as errors:
         failed = 1
         for error in errors.exceptions:

@@ -54,6 +54,8 @@ ASK_WITHIN_S = 2.0
 """A question that is not answered in this time is given up, and takes no effect later."""
 BATCH_ROWS = 500
 """Rows of one transaction, at most."""
+GATHERS_S = 0.2
+"""Rows are in the journal at once, and in the database so much later unless somebody waits for them."""
 FULL_AT = 0.9
 WORTH_EMPTYING_BYTES = 1_000_000
 """A journal smaller than this is left as it is while rows still wait."""
@@ -133,6 +135,8 @@ class Ledger:
         self._away = False
         self._closed = False
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._awaited = asyncio.Event()
+        """Somebody waits for rows to be applied."""
         self._watchers: list[Callable[[Table | AgentChange], None]] = []
         self.refused_rows = 0
         """Rows that are not written down: the database would not have them, or there was no room."""
@@ -321,6 +325,7 @@ class Ledger:
         if self._writer is not None and not self._writer.done():
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append((self._last, waiter))
+            self._awaited.set()
             await waiter
 
     async def _drain(self) -> None:
@@ -329,6 +334,7 @@ class Ledger:
                 await self._run(partial(self._apply_file, self._earlier[0]))
                 self._earlier.popleft()
             while self._rows:
+                await self._gather()
                 batch = list(islice(self._rows, BATCH_ROWS))
                 records = filter(None, (record_of(line) for _, line in batch))
                 await self._run(partial(self._apply, self._id, list(records)))
@@ -340,6 +346,14 @@ class Ledger:
         except Exception as error:
             log.exception("The ledger cannot write; it tries again")
             self._is_away(StoreUnavailable(f"The ledger cannot write: {type(error).__name__}."))
+
+    async def _gather(self) -> None:
+        """A transaction costs more than its rows: those of the next moment go along, unless somebody waits."""
+        if not (self._waiters or self._away) and len(self._rows) < BATCH_ROWS:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GATHERS_S):
+                    await self._awaited.wait()
+        self._awaited.clear()
 
     def _are_applied(self, count: int) -> None:
         for _ in range(count):

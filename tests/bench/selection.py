@@ -16,7 +16,7 @@ from ari_app.flow.duty import AgentNow, Duty
 from ari_app.flow.routing import OnDuty, Router, Waiting, Wants, usual_skills
 from ari_app.ledger import Ledger
 from ari_app.rules import LANGUAGES, NEEDS, SKILLS, Rules
-from ari_app.waiting import WaitingRoom
+from ari_app.waiting import WaitingRoom, WhoWaits
 from tests.bench.figures import percentile
 
 CALLERS = (10, 100, 1_000, 10_000, 100_000)
@@ -59,7 +59,7 @@ def _measure(waiting: int, free: int, times: int) -> dict[str, float]:
     seen = [AgentNow(one.number, "", Duty.IDLE, one.idle_since or 0.0, phone=one.number) for one in people]
     for call in _calls(rng, waiting):
         router.join(call)
-        room.join(call.call_id, call.since, _Deaf(), call.wants, offered=False)
+        room.join(call.call_id, call.since, _Deaf(), call.wants, offered=False, who=WhoWaits.CALLER)
     later = _calls(rng, times, first=waiting)
     by_number = {one.number: one for one in people}
 
