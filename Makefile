@@ -36,8 +36,8 @@ doctor: $(READY)  ## check each part, say what to do about a red one
 	@$(BIN)/sanling doctor
 
 test: lint  ## set-up, every check and every test
-	@$(BIN)/python -m pytest -q -p no:randomly $(FLOW_TESTS) --cov=ari_app/flow --cov-branch --cov-fail-under=100 --cov-report=
-	@$(BIN)/python -m pytest -q -p no:randomly -m alone
+	@$(BIN)/python -m pytest -q -n 2 -p no:randomly $(FLOW_TESTS) --cov=ari_app/flow --cov-branch --cov-fail-under=100 --cov-report=
+	@$(BIN)/python -m pytest -q -p no:randomly -m alone tests/faults
 	@$(BIN)/python -m pytest -n $(WORKERS) -m "not alone" $(FLOW_TESTS:%=--ignore=%)
 
 lint: $(READY)

@@ -74,6 +74,8 @@ def main() -> int:
         answer(Session(sys.stdin.buffer, sys.stdout.buffer), open_reader(settings))
     except Exception as error:
         return _quietly(error)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # the interpreter takes its handler away before it ends
     return 0
 
 

@@ -20,7 +20,7 @@ def test_processor_time_is_that_of_the_work_done() -> None:
         pass
     used = meter.used()
     assert used.asterisk == pytest.approx(0.3, abs=0.1)
-    assert used.controller == used.asterisk
+    assert used.controller == pytest.approx(used.asterisk, abs=0.1)  # read a moment later
     assert used.seconds >= 0.25
 
 
