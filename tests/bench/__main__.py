@@ -36,7 +36,7 @@ from tests.bench.houses import FOR_LOAD, SAY_S, Flow, Native, Sanling, short_pro
 from tests.bench.phones import Phones
 from tests.bench.runs import Floor
 
-INSIDE = "SANLING_BENCH_INSIDE"
+INSIDE = "BENCH_INSIDE"
 NET = "127.0.40"
 
 
