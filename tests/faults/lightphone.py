@@ -574,6 +574,7 @@ class Line(asyncio.DatagramProtocol):
         self._rtp.close()
         if self._sip is not None:
             self._sip.close()
+            await asyncio.sleep(0.01)  # its socket is closed at the loop's next turn
 
     def invite(self, to: str, from_: str, account: tuple[str, str] | None = None, *, keep_tape: bool = False) -> Leg:
         """Calls `to` as `from_`; with an `account` (user, password) if the other side asks for one."""
