@@ -337,7 +337,7 @@ async def register(flow: Flow) -> None:
             done = await asyncio.gather(*(line.register(a.number, a.password, REGISTERED_FOR_S) for a in some))
             if not all(done):
                 raise SetUpFailed(f"{flow.name}: {done.count(False)} phones were not registered.")
-        await asyncio.sleep(0.5)  # what Asterisk asks of a new contact at once is answered here
+        await reachable(flow)  # what Asterisk asks of a new contact at once is answered here
 
 
 async def reachable(flow: Flow) -> None:
