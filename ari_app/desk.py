@@ -24,9 +24,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, tzinfo
 from math import inf
-from typing import Protocol
+from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -787,7 +787,7 @@ class Desk:
             wrap_up_until=after.wrap_up_until, phone=after.phone, pause_code=after.pause_code, since=after.since,
         )  # fmt: skip
         try:
-            return await self._ledger.ask(lambda session: _entered(session, change, before))
+            return await self._ledger.change(lambda session: _entered(session, change, before))
         except StoreUnavailable as error:
             log.warning("agent %s goes on from memory: %s", before.number, error)
             self._ledger.write(change)
@@ -876,29 +876,39 @@ def with_rests(session: Session, agents: Iterable[AgentNow]) -> dict[str, AgentN
     return found
 
 
+_AGENTS: Any = Agent.__table__
+SET_BY_A_CHANGE = ("state", "state_since", "call_id", "wrap_up_until", "phone", "pause_code")
+_SET = (
+    update(_AGENTS)
+    .where(
+        _AGENTS.c.number == bindparam("of"),
+        _AGENTS.c.state == bindparam("was"),
+        _AGENTS.c.call_id.is_not_distinct_from(bindparam("was_call", type_=_AGENTS.c.call_id.type)),
+    )
+    .values({name: bindparam(f"now_{name}") for name in SET_BY_A_CHANGE})
+)
+_SET_AT_THE_PHONE = _SET.where(func.coalesce(_AGENTS.c.phone, _AGENTS.c.number) == bindparam("was_phone"))
+_STATES: Any = AgentState.__table__
+_NOTED = insert(_STATES)
+"""Made once: to make a statement takes longer than to execute it."""
+
+
 def _entered(session: Session, change: AgentChange, before: AgentNow) -> bool:
     """False if the agent is no longer as `before`."""
-    setting = (
-        update(Agent)
-        .where(Agent.number == change.agent, *_is(before))
-        .values(
-            state=change.now, state_since=change.since or change.at, call_id=change.call_id,
-            wrap_up_until=change.wrap_up_until, phone=change.phone, pause_code=change.pause_code,
-        )
-        .returning(Agent.number)
-    )  # fmt: skip
-    if session.scalar(setting) is None:
+    connection = session.connection()
+    values = {
+        "of": change.agent, "was": before.duty.value, "was_call": before.call_id,
+        "now_state": change.now, "now_state_since": change.since or change.at, "now_call_id": change.call_id,
+        "now_wrap_up_until": change.wrap_up_until, "now_phone": change.phone, "now_pause_code": change.pause_code,
+    }  # fmt: skip
+    if before.phone is None:
+        entered = connection.execute(_SET, values)
+    else:
+        entered = connection.execute(_SET_AT_THE_PHONE, values | {"was_phone": before.phone})
+    if entered.rowcount != 1:
         return False
-    session.add(change.row())
+    connection.execute(_NOTED, change.noted())
     return True
-
-
-def _is(agent: AgentNow) -> Iterator[ColumnElement[bool]]:
-    """That a row of `agents` is what the desk thinks it is."""
-    yield Agent.state == agent.duty.value
-    yield Agent.call_id.is_not_distinct_from(agent.call_id)
-    if agent.phone is not None:
-        yield func.coalesce(Agent.phone, Agent.number) == agent.phone
 
 
 def _now(agent: Agent) -> AgentNow:

@@ -23,7 +23,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine, delete, insert, select, update
+from sqlalchemy import Engine, bindparam, delete, insert, select, update
 from sqlalchemy.exc import NotSupportedError, ProgrammingError, StatementError
 from sqlalchemy.orm import Session
 
@@ -95,11 +95,15 @@ class AgentChange:
     since: float | None = None
     """Since when the agent is `now`, if not since this change."""
 
+    def noted(self) -> dict[str, Any]:
+        """The values of its row in ``agent_states``."""
+        return {
+            "id": self.id, "agent": self.agent, "at": self.at, "was": self.was, "now": self.now, "reason": self.reason,
+            "call_id": self.call_id, "phone": self.phone, "code": self.pause_code,
+        }  # fmt: skip
+
     def row(self) -> AgentState:
-        return AgentState(
-            id=self.id, agent=self.agent, at=self.at, was=self.was, now=self.now, reason=self.reason,
-            call_id=self.call_id, phone=self.phone, code=self.pause_code,
-        )  # fmt: skip
+        return AgentState(**self.noted())
 
 
 class Ledger:
@@ -127,6 +131,8 @@ class Ledger:
         self._rows: deque[tuple[int, bytes]] = deque()
         self._bytes = 0
         self._last = 0
+        self._last_change = 0
+        """The number of the last row that changes an agent."""
         self._unsaved_from: int | None = None
         self._saving_again: asyncio.TimerHandle | None = None
         self._overflowing = False
@@ -170,6 +176,8 @@ class Ledger:
                 self._overflow()
                 continue
             self._last += 1
+            if isinstance(row, AgentChange):
+                self._last_change = self._last
             self._bytes += len(line)
             self._rows.append((self._last, line))
             lines.append(line)
@@ -236,6 +244,14 @@ class Ledger:
         the commit itself was under way: what a question changes must be recognisable when it is entered again.
         """
         return await self._ask(question, after_rows=True)
+
+    async def change(self, question: Callable[[Session], T]) -> T:
+        """Like `ask`, but rows that nobody waits for may be entered after it: only changes of agents go first.
+
+        For one change of an agent's state, which no other row tells of.
+        """
+        changes_wait = bool(self._rows) and self._rows[0][0] <= self._last_change
+        return await self._ask(question, after_rows=changes_wait or self._retry is not None or self._away)
 
     async def look_up(self, question: Callable[[Session], T]) -> T:
         """Like `ask`, but even while rows wait: for what no row of the ledger tells, such as cases and PINs."""
@@ -469,7 +485,7 @@ class Ledger:
                     for record in alike:
                         _enter_change(session, AgentChange(**record.values))
                 else:
-                    session.execute(insert(_TABLES[kind]), [record.values for record in alike])
+                    session.connection().execute(insert(_TABLES[kind]), [record.values for record in alike])
 
     def _refuse(self, record: Record, reason: str) -> None:
         self.refused_rows += 1
@@ -486,6 +502,10 @@ class Ledger:
 
 
 AGENT_CHANGE = "agent change"
+_JOURNALS: Any = models.Journal.__table__
+_HOW_FAR = select(_JOURNALS.c.applied).where(_JOURNALS.c.id == bindparam("journal")).with_for_update()
+_SO_FAR = update(_JOURNALS).where(_JOURNALS.c.id == bindparam("journal")).values(applied=bindparam("n"))
+"""Made once: to make a statement takes longer than to execute it."""
 _TABLES: dict[str, Any] = {table.__tablename__: table.__table__ for table in models.LEDGER}
 _MODELS: dict[str, Any] = {table.__tablename__: table for table in models.LEDGER}
 
@@ -523,13 +543,12 @@ def _first_line(error: StatementError) -> str:
 
 def _advance(session: Session, name: str, n: int) -> int:
     """Says that journal `name` is applied up to `n` as soon as this transaction is; how far it was before."""
-    applied = session.scalar(
-        select(models.Journal.applied).where(models.Journal.id == name).with_for_update()
-    )  # fmt: skip
+    connection = session.connection()
+    applied: int | None = connection.scalar(_HOW_FAR, {"journal": name})
     if applied is None:
-        session.execute(insert(models.Journal).values(id=name, applied=n))
+        connection.execute(insert(_JOURNALS), {"id": name, "applied": n})
     elif applied < n:
-        session.execute(update(models.Journal).where(models.Journal.id == name).values(applied=n))
+        connection.execute(_SO_FAR, {"journal": name, "n": n})
     return applied or 0
 
 

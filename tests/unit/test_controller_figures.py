@@ -61,6 +61,7 @@ async def test_each_gauge_reads_something_before_the_first_call(settings):
         async with asyncio.timeout(20):
             while ("sanling_disk_free_bytes", "second") not in await asyncio.to_thread(scrape, settings):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
+        await house.ledger.flush()
         shown = await asyncio.to_thread(scrape, settings)
         sweeping.cancel()
         await asyncio.wait([sweeping])

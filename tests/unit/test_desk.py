@@ -351,6 +351,7 @@ class Floor(RuleBasedStateMachine):
 
     @invariant()
     def the_database_says_what_the_desk_thinks(self) -> None:
+        self.does(self.ledger.flush())
         if self.ledger.waiting_rows:
             assert self.outage.away
             return

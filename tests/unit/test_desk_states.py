@@ -232,6 +232,7 @@ async def test_an_allowance_is_noted_in_the_moment_it_is_spent_and_once_a_pause(
         assert (await house.desk.resume("601")).left_s < 0
         assert (await house.desk.pause("601", "1")).left_s < 0
         await settled()
+        await house.ledger.flush()
         assert house.notes() == [("601", "allowance_spent", "1")] * 2
 
 
@@ -255,6 +256,7 @@ async def test_a_restart_notes_what_was_spent_meanwhile_and_nothing_twice():
         after = House(engine)
         await after.desk.open()
         await settled()
+        await after.ledger.flush()
         assert after.notes() == [("601", "allowance_spent", "1")]
         after.desk.close()
 
@@ -389,6 +391,7 @@ async def test_whoever_is_reserved_for_too_long_with_no_phone_ringing_is_free_an
         assert await house.desk.mend({"demo-1.1": CALLER}, house.now()) == [("601", Duty.RESERVED)]
         assert house.mended == [Duty.RESERVED]
         await settled()
+        await house.ledger.flush()
         assert house.notes() == [("601", "mended", None)]
         assert inbox.agents == ["601", "601"], "the caller is offered again"
 
