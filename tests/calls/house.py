@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -160,6 +161,23 @@ class Script:
         raise AssertionError(f"agent {agent} is {await self.duty(agent)}, not {state}")
 
 
+@cache
+def stocked() -> tuple[bytes, tuple[Access, ...]]:
+    """A database with the sample in it, and its agents' PINs: made once, because it takes longer than many a call."""
+    engine = store.open_engine("sqlite://")
+    store.migrate(engine)
+    with store.session(engine) as session:
+        access = tuple(sample.fill(session, BEGAN))
+    connection = engine.raw_connection().driver_connection
+    assert connection is not None
+    return connection.serialize(), access
+
+
+@cache
+def approved_prompts(folder: Path) -> Catalogue:
+    return Catalogue.load(folder)
+
+
 class FakeHouse(Script):
     """Over the fake Asterisk, in virtual time; the database is SQLite in memory."""
 
@@ -171,11 +189,11 @@ class FakeHouse(Script):
     async def __aenter__(self) -> Self:
         self._stack = AsyncExitStack()
         engine = store.open_engine("sqlite://")
-        store.migrate(engine)
+        database, access = stocked()
+        engine.raw_connection().driver_connection.deserialize(database)  # type: ignore[union-attr]
+        self.access = {a.number: a for a in access}
         self._now = lambda: BEGAN + asyncio.get_running_loop().time()
-        with store.session(engine) as session:
-            self.access = {a.number: a for a in sample.fill(session, BEGAN)}
-        catalogue = Catalogue.load(self.settings.prompts)
+        catalogue = approved_prompts(self.settings.prompts)
         self.asterisk = await self._stack.enter_async_context(
             FakeAsterisk(
                 lengths=lengths_of(self.settings.prompts / "audio"),
