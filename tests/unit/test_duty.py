@@ -274,6 +274,11 @@ def test_a_pause_over_midnight_counts_on_both_days_each_its_part():
     }  # fmt: skip
 
 
+def test_what_lasted_no_time_is_not_told():
+    changes = [Change("601", 5.0, Duty.IDLE), Change("601", 5.0, Duty.PAUSED, "1"), Change("601", 9.0, Duty.SIGNED_OUT)]
+    assert times(changes, 0.0, 9.0) == {("601", Duty.PAUSED, "1"): 4.0}
+
+
 def test_a_day_is_the_hotlines_and_not_the_machines():
     at = datetime(2026, 3, 1, 17, tzinfo=ZoneInfo("UTC")).timestamp()
     assert day_of(at, SHANGHAI)[0] == datetime(2026, 3, 2, tzinfo=SHANGHAI).timestamp()

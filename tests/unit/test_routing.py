@@ -173,6 +173,21 @@ def test_the_desk_is_woken_when_a_circle_widens_or_a_caller_is_no_longer_kept():
     assert router.wake_at == float("inf")
 
 
+def test_an_agent_said_anew_with_other_skills_is_known_by_these():
+    router = Router(RULES)
+    router.join(call("a"))
+    unable = OnDuty("601", {}, 0.0)
+    for said in (unable, unable):
+        router.on_duty(said)
+        assert router.next(1000.0) is None
+    router.on_duty(agent("601"))
+    assert router.next(1000.0) == ("a", "601")
+    router.on_duty(unable)
+    assert router.next(1000.0) is None
+    router.off_duty("601")
+    assert not may_take(call("a"), unable, [unable], RULES, 1000.0)
+
+
 def test_whoever_is_not_there_can_leave():
     router = Router(RULES)
     router.leave("a")
