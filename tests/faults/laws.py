@@ -129,7 +129,7 @@ class Evidence:
         """Each gap in what somebody heard, and how many seconds of it count."""
         call_ids = [self.call_of.get(tape.n, "") for tape in self.tapes] + [""] * len(self.called_back)
         for tape, call_id in zip((*self.tapes, *self.called_back), call_ids, strict=True):
-            unjudged = united([*self.late, *self.listened_to.get(call_id, ())])
+            unjudged = united([*self.late, *self.listened_to.get(call_id, ()), *tape.keyed])
             for gap in tape.gaps:
                 yield tape, gap, judged(gap, unjudged)
 

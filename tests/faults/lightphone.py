@@ -251,6 +251,8 @@ class Leg:
         """The last SIP status."""
         self.stream: Stream | None = None
         self.keep_tape = False
+        self.keyed: list[tuple[float, float]] = []
+        """From, to: when keys were pressed. Unix seconds."""
         self.tag = secrets.token_hex(5)
         self._ours, self._theirs = ours, theirs
         self._target = _uri(incoming.one("contact")) if incoming else _uri(theirs)
@@ -285,9 +287,13 @@ class Leg:
 
     async def keys(self, keys: str) -> bool:
         """Presses `keys`; False if the call was over before the last one."""
+        began = time.time()
         self.press(keys)
         stream = self.stream
-        return stream is not None and await self.wait(60.0, lambda: not stream.keying) and not self.over
+        try:
+            return stream is not None and await self.wait(60.0, lambda: not stream.keying) and not self.over
+        finally:
+            self.keyed.append((began, time.time()))
 
     # Calling
 

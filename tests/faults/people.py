@@ -126,6 +126,8 @@ class Tape:
     code: int = 0
     gaps: list[tuple[float, float]] = field(default_factory=list)
     """Silences between answer and end."""
+    keyed: list[tuple[float, float]] = field(default_factory=list)
+    """When the caller was pressing keys."""
     talked: bool = False
     sounded_s: float = 0.0
 
@@ -217,6 +219,7 @@ def tape_of(leg: Leg, n: int, kind: str, number: str) -> Tape:
         ended_by=leg.ended_by,
         code=leg.code,
         gaps=list(stream.meter.gaps) if stream is not None else [],
+        keyed=list(leg.keyed),
         talked=stream is not None and stream.tones > 0,
         sounded_s=stream.meter.sounded_s if stream is not None else 0.0,
     )

@@ -369,6 +369,16 @@ def test_whoever_is_called_back_is_not_left_in_silence_either(world: World) -> N
     assert world.judged()["nobody in silence"][0].startswith("callback 0 heard nothing for 5.5 s")
 
 
+def test_whoever_keys_an_answer_is_not_left_in_silence_by_that(world: World) -> None:
+    tape = world.tapes[0]
+    tape.gaps = [(T0 + 2.0, T0 + 8.0)]
+    assert len(world.judged()["nobody in silence"]) == 1
+    tape.keyed = [(T0 + 2.5, T0 + 4.0)]
+    assert not world.judged()["nobody in silence"]
+    tape.keyed = [(T0 + 2.5, T0 + 3.0)]
+    assert "heard nothing for 5.5 s" in world.judged()["nobody in silence"][0]
+
+
 def test_whoever_was_asked_to_speak_is_listened_to_in_silence_and_not_for_ever(world: World) -> None:
     world.tapes[0].gaps = [(T0 + 2.2, T0 + 7.5)]
     world.change(Transition, (ONE, 5), actions="HEAR_REASON")  # for a second: until the next row
