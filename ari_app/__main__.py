@@ -55,6 +55,8 @@ log = logging.getLogger("sanling")
 SWEEP_EVERY_S = 0.5
 READY_WITHIN_S = 30.0
 """Asked of the supervisor, again and again, while Asterisk is away."""
+ENDS_WITHIN_S = 10.0
+"""Asked of it once, at the end: what waits is written first."""
 STORED_WITHIN_S = 10.0
 """Recordings that are not stored by then when the hotline is drained wait in the spool for the next start."""
 DATABASE_ANSWERS_WITHIN_S = 3.0
@@ -131,6 +133,7 @@ async def control(settings: Settings, catalogue: Catalogue) -> None:
                 group.create_task(drain(draining, reception, pending, stopping.set), name="drain"),
             ]
             await stopping.wait()
+            notify.send(notify.STOPPING, notify.patience(ENDS_WITHIN_S))
             log.info("stopping")
             for task in tasks:
                 task.cancel()

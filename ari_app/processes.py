@@ -308,7 +308,7 @@ class Kept:
             if self._spares_kept:
                 self._prepare(SPARE_AFTER_S)
         if not self._asked_to_end:
-            self._patience_s = SILENT_FOR_S if self.ready else max(self._patience_s, _asked_for(message))
+            self._patience_s = max(SILENT_FOR_S if self.ready else self._patience_s, _asked_for(message))
         if news:
             self._changed()
 

@@ -136,6 +136,15 @@ async def test_one_who_asks_for_patience_gets_it(tmp_path: Path) -> None:
         assert (one.count("killed"), one.kept.ready, one.kept.said) == (0, False, "waiting")
 
 
+async def test_one_who_says_that_it_ends_is_not_taken_for_frozen(tmp_path: Path) -> None:
+    ends = "notify.send(notify.READY); notify.send(notify.STOPPING, notify.patience(3.0)); time.sleep(1.5); sys.exit(0)"
+    async with keeping(tmp_path, SPEAKS + f"signal.signal(signal.SIGUSR1, lambda *_: None); {ends}") as one:
+        await one.until("ready")
+        _, why = await one.until("ended")
+        assert why == "exit code 0"
+        assert one.count("killed") == 0
+
+
 async def test_one_who_dies_follows_at_once_then_after_pauses_that_grow(tmp_path: Path) -> None:
     async with keeping(tmp_path, "import sys; sys.exit(3)") as one:
         ended, why = await one.until("ended")
