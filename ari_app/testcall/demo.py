@@ -50,7 +50,8 @@ CALLER_SPEAKS, AGENT_SPEAKS = "agent-resumed", "agent-paused"
 """Clips that stand in for the two people's own voices."""
 LISTENS_S = 1.4
 """How much of a question the caller hears before typing over it."""
-PICKS_UP_AFTER_S = 0.6
+PICKS_UP_AFTER_S = 1.1
+"""Late enough that the caller hears music before the agent."""
 KEY_PAUSE_S = 0.06
 TURN_S = 0.4
 """People's pause before they speak or press a key."""
