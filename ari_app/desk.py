@@ -563,6 +563,8 @@ class Desk:
         async def hear() -> None:
             if await self._hears(number, news) and talked is not None:
                 self._talked[number] = talked
+                if (now := self._agents[number]).duty is not Duty.WRAP_UP:
+                    self._wrapped_up(now)
 
         await self._surely(hear)
 

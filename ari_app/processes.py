@@ -35,6 +35,8 @@ TAKES_OVER_WITHIN_S = 10.0
 """A spare that had loaded is ready after this, or killed."""
 SPARE_AFTER_S = 0.3
 """A spare is loaded so long after the one before it serves, which has more urgent things to do."""
+ANOTHER_SPARE_AFTER_S = 2.0
+"""The same, while another stands by: to load takes a second or two of a processor."""
 SOCKETS = 8
 CHECKED_EVERY_S = 0.1
 RESTART_AFTER_S = (0.0, 0.0, 0.2, 1.0, 2.0, 5.0, 10.0)
@@ -183,14 +185,14 @@ class Kept:
 
     # the spares
 
-    def _prepare(self, after_s: float) -> None:
+    def _prepare(self) -> None:
         if self._preparing is not None:
             self._preparing.cancel()
-        self._preparing = asyncio.get_running_loop().create_task(self._prepare_spares(after_s))
+        self._preparing = asyncio.get_running_loop().create_task(self._prepare_spares())
 
-    async def _prepare_spares(self, after_s: float) -> None:
+    async def _prepare_spares(self) -> None:
         """One after another: whoever serves has more urgent things to do."""
-        await asyncio.sleep(after_s)
+        await asyncio.sleep(ANOTHER_SPARE_AFTER_S if self._spares else SPARE_AFTER_S)
         while len(self._spares) < self._spares_kept and await self._prepare_spare():
             pass
 
@@ -306,7 +308,7 @@ class Kept:
             self._ready_at = asyncio.get_running_loop().time()
             self._notice(Notice(self.name, "ready"))
             if self._spares_kept:
-                self._prepare(SPARE_AFTER_S)
+                self._prepare()
         if not self._asked_to_end:
             self._patience_s = max(SILENT_FOR_S if self.ready else self._patience_s, _asked_for(message))
         if news:

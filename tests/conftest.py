@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any
@@ -41,6 +42,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         by_the_clock = any(item.get_closest_marker(mark) for mark in REAL_TIME)
         if by_the_clock or {"integration", "asterisk"} & set(item.path.parts):
             item.add_marker(pytest.mark.flaky(reruns=1))
+
+
+def pytest_sessionfinish() -> None:
+    """Ends the hotlines. Not at the interpreter's exit: a worker that has said it is done is killed after ten seconds,
+    and a hotline that was still ending would be left behind.
+    """
+    if (real := sys.modules.get("tests.calls.real")) is not None:
+        real.Running.stop_all()
 
 
 class OneServerEach(LoadScopeScheduling):

@@ -196,6 +196,8 @@ def step(agent: AgentNow, news: News) -> AgentNow | Refusal:
         return agent
     if isinstance(to, Refusal):
         return to
+    if news.what is What.TALK_ENDED and news.until is not None and news.until <= news.at:
+        to = Duty.IDLE  # there is no wrap-up: one change, so that the next caller does not wait for two
     if to is Back.TO_REST:
         return agent.rest or replace(agent, duty=Duty.IDLE, call_id=None, since=news.at)
     phone = news.phone if news.what is What.SIGNS_IN else agent.phone

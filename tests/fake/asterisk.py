@@ -31,7 +31,7 @@ from typing import Any, Self
 from urllib.parse import unquote
 
 from ari_app.ari.errors import ApplicationReplaced, RequestTimeout, Unreachable
-from ari_app.ari.websocket import PING_EVERY_S, PONG_WITHIN_S
+from ari_app.ari.websocket import NOTICED_WITHIN_S
 from ari_app.ari.wire import Link, Response
 from tests.fake.exchange import (
     DIRECTIONS,
@@ -304,7 +304,7 @@ class FakeAsterisk(Exchange):
         """
         self._thawed.clear()
         self._link_allowed.clear()
-        self._unanswered_pings = asyncio.get_running_loop().call_later(PING_EVERY_S + PONG_WITHIN_S, self.drop_link)
+        self._unanswered_pings = asyncio.get_running_loop().call_later(NOTICED_WITHIN_S, self.drop_link)
 
     def thaws(self) -> None:
         """What was asked meanwhile is done now, whether anybody still waits for it or not."""

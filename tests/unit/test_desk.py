@@ -492,6 +492,21 @@ async def test_wrap_up_ends_by_itself_and_is_measured():
         assert wrapped == pytest.approx(20.0, abs=0.01)
 
 
+async def test_where_there_is_no_wrap_up_the_next_caller_comes_at_once_and_the_call_is_measured():
+    async with opened("601") as house:
+        house.joins("demo-1.1")
+        await settled()
+        house.desk.leave("demo-1.1")
+        await house.desk.talks("demo-1.1", "601")
+        next_caller = house.joins("demo-2.1")
+        talk_ended_at = BEGAN + asyncio.get_running_loop().time() - 20.0
+        await house.desk.wraps_up("demo-1.1", "601", 90.0, 10.0, since=talk_ended_at)
+        await settled()
+        assert next_caller.agents == ["601"]
+        assert house.handled == [("601", 90.0, 10.0, pytest.approx(0.0, abs=0.01))]
+        assert house.reasons("601")[-2:] == ["talk ended", "offer"]
+
+
 @pytest.mark.parametrize(
     ("code", "duty"),
     [

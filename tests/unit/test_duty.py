@@ -203,6 +203,12 @@ def test_a_call_from_the_offer_to_the_end_of_wrap_up():
     assert one.since == AT
 
 
+@pytest.mark.parametrize("duty", ON_A_CALL)
+def test_where_there_is_no_wrap_up_the_agent_is_idle_at_once(duty):
+    assert step(agent(duty), news(What.TALK_ENDED, until=AT)) == agent(Duty.IDLE, since=AT)
+    assert step(agent(duty), news(What.TALK_ENDED, until=AT - 5)) == agent(Duty.IDLE, since=AT)
+
+
 def test_signing_in_elsewhere_moves_the_agent_and_the_phone_is_that_one():
     assert step(agent(Duty.SIGNED_OUT), news(What.SIGNS_IN)) == agent(Duty.IDLE, phone="602", since=AT)
     moved = step(agent(Duty.IDLE), news(What.SIGNS_IN))

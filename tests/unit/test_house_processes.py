@@ -37,6 +37,7 @@ def short_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("STOPS_WITHIN_S", "MAKES_WAY_WITHIN_S"):
         monkeypatch.setattr(processes, name, 0.4)
     monkeypatch.setattr(processes, "SPARE_AFTER_S", 0.05)
+    monkeypatch.setattr(processes, "ANOTHER_SPARE_AFTER_S", 0.05)
     monkeypatch.setattr(processes, "STEADY_AFTER_S", 0.1)
     monkeypatch.setattr(processes, "RESTART_AFTER_S", (0.0, 0.3, 60.0))
 
