@@ -4,6 +4,9 @@ SHELL := bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
+# Every test process and every restart of the controller would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 READY := .venv/.ready
 # Real calls mostly wait, so there may be more workers than cores; too many and the phones lose sound.
@@ -38,7 +41,8 @@ doctor: $(READY)  ## check each part, say what to do about a red one
 test: lint  ## set-up, every check and every test
 	@$(BIN)/python -m pytest -q -n 2 -p no:randomly $(FLOW_TESTS) --cov=ari_app/flow --cov-branch --cov-fail-under=100 --cov-report=
 	@$(BIN)/python -m pytest -q -p no:randomly -m alone tests/faults
-	@$(BIN)/python -m pytest -n $(WORKERS) -m "not alone" $(FLOW_TESTS:%=--ignore=%)
+	@$(BIN)/python -m pytest -q -n 2 -m "not by_the_clock" $(FLOW_TESTS:%=--ignore=%)
+	@$(BIN)/python -m pytest -n $(WORKERS) -m "by_the_clock and not alone"
 
 lint: $(READY)
 	@$(BIN)/ruff check .

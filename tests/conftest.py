@@ -31,16 +31,20 @@ REAL_TIME = ("real_time", "asterisk", "s3", "postgres")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "real_time: an asynchronous test that needs a real clock or real sockets")
+    config.addinivalue_line("markers", "by_the_clock: runs with real processes, phones or sockets; is set by itself")
     config.addinivalue_line("markers", f"horizon(seconds): virtual seconds a test may take ({HORIZON_S:.0f})")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs by the machine's clock, with real processes and phones, is made once more if it fails: a machine that
-    stands still for half a second swallows syllables. The closing line counts these. Virtual time has no such excuse.
+    """What runs by the machine's clock, with real processes and phones, is marked, so that nothing that only computes
+    takes the processor away from it; and is made once more if it fails: a machine that stands still for half a second
+    swallows syllables. The closing line counts these. Virtual time has no such excuse.
     """
     for item in items:
-        by_the_clock = any(item.get_closest_marker(mark) for mark in REAL_TIME)
-        if by_the_clock or {"integration", "asterisk"} & set(item.path.parts):
+        real_time = any(item.get_closest_marker(mark) for mark in REAL_TIME)
+        if real_time or {"integration", "asterisk"} & set(item.path.parts):
+            item.add_marker(pytest.mark.by_the_clock)
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 
