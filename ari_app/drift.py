@@ -56,15 +56,22 @@ class Drift:
 
     async def run(self) -> None:
         """Until cancelled."""
-        self._accounts.asterisk_had(await asyncio.to_thread(self._records.earlier), self._now())
-        while True:
-            await asyncio.sleep(EVERY_S)
-            try:
-                self._tell(await self.look())
-            except StoreUnavailable:  # its rows come later, and are compared then
-                continue
-            except Exception:  # a comparison is not worth a call
-                log.exception("the accounts of the ended calls could not be compared")
+        has_looked_back = False
+        try:
+            while True:
+                try:
+                    if has_looked_back:
+                        self._tell(await self.look())
+                    else:
+                        self._accounts.asterisk_had(await asyncio.to_thread(self._records.earlier), self._now())
+                        has_looked_back = True
+                except StoreUnavailable:  # its rows come later, and are compared then
+                    pass
+                except Exception:  # a comparison is not worth a call
+                    log.exception("the accounts of the ended calls could not be compared")
+                await asyncio.sleep(EVERY_S)
+        finally:
+            self._records.close()
 
     async def look(self) -> Disagreement:
         """What does not meet now. Raises StoreUnavailable."""

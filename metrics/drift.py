@@ -5,16 +5,18 @@ heard of, so Asterisk, which had the channel, is asked as well. What is told lat
 records and rows have SETTLES_S to meet. What does not meet counts for REMEMBERED_S, then it is history.
 
 Asterisk's file has one line for each stretch of a channel, in the columns of ``cdr_custom.conf``, none of them a
-person's: uniqueid, linkedid, channel, start, answer, end, disposition. A caller's channel comes from the trunk and
-leads its own call; a channel that we dial is led by another.
+person's: uniqueid, linkedid, the channel's name without digits, start, answer, end, disposition. A caller's channel
+comes from the trunk and leads its own call; a channel that we dial is led by another.
 """
 
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +25,7 @@ SETTLES_S: Final = 120.0
 REMEMBERED_S: Final = 3600.0
 READ_AT_FIRST_BYTES: Final = 1_000_000
 """Of the records from before: some ten thousand calls."""
-TRUNK: Final = "PJSIP/trunk-"
+TRUNK: Final = "PJSIP/trunk"
 SAME_IN_THE_LEDGER: Final = {"short_abandon": "abandoned"}
 """Outcomes that only the counters tell apart."""
 
@@ -137,36 +139,56 @@ class Accounts:
 
 
 class Records:
-    """Asterisk's file, read on from where it was read before; one that was rotated away is begun anew."""
+    """Asterisk's file, read on from where it was read before; one that was rotated away is read to its end, and the new
+    one begun.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._inode = 0
-        self._read_bytes = 0
+        self._open: FileIO | None = None
 
     def earlier(self) -> list[Record]:
-        """What is there already, of a long file the end."""
+        """What is there already, of a long file the end. No file is no records. Raises OSError."""
+        self.close()
         try:
-            known = self._file.stat()
+            self._open = self._file.open("rb", buffering=0)
         except FileNotFoundError:
             return []
-        self._inode, self._read_bytes = known.st_ino, max(0, known.st_size - READ_AT_FIRST_BYTES)
+        self._open.seek(max(0, _size(self._open) - READ_AT_FIRST_BYTES))
         return self.new()
 
     def new(self) -> list[Record]:
         """What came since. No file is no records. Raises OSError for what else is in the way."""
+        found = _read_on(self._open) if self._open is not None else []
         try:
-            with self._file.open("rb") as file:
-                known = self._file.stat()
-                if known.st_ino != self._inode or known.st_size < self._read_bytes:
-                    self._inode, self._read_bytes = known.st_ino, 0
-                file.seek(self._read_bytes)
-                whole, _, _ = file.read().rpartition(b"\n")
+            now = self._file.open("rb", buffering=0)
         except FileNotFoundError:
-            return []
-        if whole:
-            self._read_bytes += len(whole) + 1
-        return records_of(whole.decode("utf-8", "replace"))
+            return found
+        if self._open is not None and os.path.sameopenfile(now.fileno(), self._open.fileno()):
+            now.close()
+            return found
+        self.close()
+        self._open = now
+        return found + _read_on(now)
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+
+def _size(file: FileIO) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+def _read_on(file: FileIO) -> list[Record]:
+    """The records of the lines that are whole by now; of a file that was cut short, from its beginning."""
+    at = file.tell()
+    if _size(file) < at:
+        at = file.seek(0)
+    whole, line_end, _ = file.read().rpartition(b"\n")
+    file.seek(at + len(whole) + len(line_end))
+    return records_of(whole.decode("utf-8", "replace"))
 
 
 def records_of(text: str) -> list[Record]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from sqlalchemy import select
@@ -110,10 +112,16 @@ def real() -> RealHouse:
     return RealHouse(Running.of(os.environ.get("PYTEST_XDIST_WORKER", "alone"), {}))
 
 
+@pytest.fixture
+def records(real: RealHouse) -> Iterator[Records]:
+    with closing(Records(real.settings.call_records)) as opened:
+        yield opened
+
+
 @pytest.mark.asterisk
 @pytest.mark.timeout(240)
-async def test_over_real_calls_prometheus_the_ledger_and_asterisks_own_records_agree(real):
-    accounts, records = Accounts(0.0), Records(real.settings.call_records)
+async def test_over_real_calls_prometheus_the_ledger_and_asterisks_own_records_agree(real, records):
+    accounts = Accounts(0.0)
     async with Prometheus(f"{real.settings.control_address}:{real.settings.metrics_port}") as prometheus:
         await prometheus.scraped_again()
         accounts.asterisk_had(records.earlier(), 0.0)

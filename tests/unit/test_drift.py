@@ -6,6 +6,8 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -26,9 +28,10 @@ from metrics.hotline import CALL_OUTCOMES, HotlineMetrics
 from tests.unit.core_database import Outage, in_memory
 
 AGREED = Disagreement({}, (), ())
+LEDGERS_OUTCOMES = sorted({*CALL_OUTCOMES} - {"short_abandon"})
 
 
-def line(call_id: str, *, linked: str | None = None, channel: str = "PJSIP/trunk-00000001") -> str:
+def line(call_id: str, *, linked: str | None = None, channel: str = "PJSIP/trunkb") -> str:
     times = "2026-11-22 10:00:00,2026-11-22 10:00:01,2026-11-22 10:01:00"
     return f"{call_id},{linked or call_id},{channel},{times},ANSWERED\n"
 
@@ -73,7 +76,7 @@ def test_each_planted_drift_is_found(counted, records, found):
 
 
 @given(
-    st.dictionaries(st.integers(0, 40).map("a.{}".format), st.sampled_from(CALL_OUTCOMES)),
+    st.dictionaries(st.integers(0, 40).map("a.{}".format), st.sampled_from(LEDGERS_OUTCOMES)),
     st.sets(st.integers(0, 40).map("a.{}".format)),
     st.booleans(),
 )
@@ -87,7 +90,7 @@ def test_it_finds_exactly_what_one_side_lacks_whichever_is_told_first(ended, had
     accounts.ledger_has(ended, 2.0)
     counted = {outcome: list(ended.values()).count(outcome) for outcome in set(ended.values())}
     found = accounts.disagreement(counted, 1000.0)
-    assert found.ledger_and_metrics == 0 or "short_abandon" in counted
+    assert found.ledger_and_metrics == 0
     assert found.not_in_ledger == tuple(sorted(had - set(ended)))
     assert found.not_in_asterisk == tuple(sorted(set(ended) - had))
 
@@ -126,9 +129,9 @@ def test_calls_that_asterisk_died_under_have_no_record_and_need_none():
 def test_only_channels_that_came_from_the_trunk_must_be_in_the_ledger():
     text = (
         line("a.1")
-        + line("a.2", channel="PJSIP/601-00000002")
+        + line("a.2", channel="PJSIP/")
         + line("a.3", linked="demo-out_1.001")
-        + line("demo-out_1.001", channel="Local/154@outbound-00000001;1")
+        + line("demo-out_1.001", channel="Local/outbound")
         + "00000007,2026-11-22\n"
         + '"a.5","a.5","PJSIP/trunk-00000009","2026-11-22 10:00:00","","2026-11-22 10:00:09","NO ANSWER"\n'
     )
@@ -139,9 +142,18 @@ def test_only_channels_that_came_from_the_trunk_must_be_in_the_ledger():
 # ---------------------------------------------------------------- Asterisk's file
 
 
-def test_records_are_read_on_from_where_they_were_read(tmp_path):
-    file = tmp_path / "calls.csv"
-    records = Records(file)
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "calls.csv"
+
+
+@pytest.fixture
+def records(file: Path) -> Iterator[Records]:
+    with closing(Records(file)) as opened:
+        yield opened
+
+
+def test_records_are_read_on_from_where_they_were_read(file, records):
     assert records.earlier() == records.new() == []
     file.write_text(line("a.1") + line("a.2")[:20])
     assert [record.call_id for record in records.new()] == ["a.1"]
@@ -150,23 +162,25 @@ def test_records_are_read_on_from_where_they_were_read(tmp_path):
     assert records.new() == []
 
 
-def test_a_rotated_file_is_read_from_its_beginning(tmp_path):
-    file = tmp_path / "calls.csv"
+def test_a_rotated_file_is_read_to_its_end_and_the_new_one_from_its_beginning(tmp_path, file, records):
     file.write_text(line("a.1"))
-    records = Records(file)
     assert len(records.earlier()) == 1
+    with file.open("a") as opened:
+        opened.write(line("a.2"))
     file.rename(tmp_path / "calls.csv.1")
+    assert [record.call_id for record in records.new()] == ["a.2"]
+    with (tmp_path / "calls.csv.1").open("a") as opened:
+        opened.write(line("a.3"))
     file.write_text(line("b.1") + line("b.2"))
-    assert [record.call_id for record in records.new()] == ["b.1", "b.2"]
+    assert [record.call_id for record in records.new()] == ["a.3", "b.1", "b.2"]
     file.write_text(line("c.1"))  # cut to nothing in its place
     assert [record.call_id for record in records.new()] == ["c.1"]
 
 
-def test_of_a_long_file_the_end_is_read(tmp_path, monkeypatch):
+def test_of_a_long_file_the_end_is_read(file, records, monkeypatch):
     monkeypatch.setattr(drift_module, "READ_AT_FIRST_BYTES", 150)
-    file = tmp_path / "calls.csv"
     file.write_text("".join(line(f"a.{n}") for n in range(10)))
-    assert [record.call_id for record in Records(file).earlier()] == ["a.9"]
+    assert [record.call_id for record in records.earlier()] == ["a.9"]
 
 
 # ---------------------------------------------------------------- the hotline
@@ -186,6 +200,7 @@ class House:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.drift._records.close()
         await self.ledger.close()
         self.engine.dispose()
 
@@ -292,6 +307,24 @@ async def test_calls_that_only_one_of_ledger_and_asterisk_knows_show_and_are_nam
     assert caplog.text.count("call a.3: in the ledger") == 1
 
 
+async def test_records_that_cannot_be_read_end_nothing_and_are_read_later(house, caplog):
+    house.records.mkdir()
+    running = asyncio.get_running_loop().create_task(house.drift.run())
+    await asyncio.sleep(EVERY_S + 1)
+    assert "could not be compared" in caplog.text
+    assert not running.done()
+    house.records.rmdir()
+    house.asterisk_had("a.0")  # before it could look: accuses nobody
+    await asyncio.sleep(EVERY_S)
+    house.call("a.1")
+    house.asterisk_had("a.1", "a.2")
+    await asyncio.sleep(5 * EVERY_S)
+    running.cancel()
+    await asyncio.wait([running])
+    assert house.drift._accounts.unknown_to_ledger == ("a.2",)
+    assert (house.shown("ledger_and_metrics"), house.shown("ledger_and_cdr")) == (0, 1)
+
+
 async def test_while_the_database_is_away_nothing_is_compared_and_nothing_forgotten(house):
     outage = Outage(house.engine)
     outage.away = True
@@ -312,9 +345,10 @@ def test_asterisk_writes_the_columns_that_are_read_and_nobodys_number():
     conf = PROJECT / "asterisk-conf"
     mapping = re.search(r"^calls\.csv => (.*)$", (conf / "cdr_custom.conf").read_text(encoding="utf-8"), re.M)
     assert mapping
-    columns = re.findall(r"\$\{CDR\((\w+)\)\}", mapping[1])
-    assert mapping[1] == ",".join(f"${{CDR({column})}}" for column in columns)
-    assert columns == ["uniqueid", "linkedid", "channel", "start", "answer", "end", "disposition"]
+    times = "${CDR(start)},${CDR(answer)},${CDR(end)}"
+    assert mapping[1] == (
+        "${CDR(uniqueid)},${CDR(linkedid)},${FILTER(A-Za-z/,${CDR(channel)})}," + times + ",${CDR(disposition)}"
+    ), "a channel that dials somebody is called after the number"
     modules = (conf / "modules.conf").read_text(encoding="utf-8")
     assert {"func_cdr.so", "cdr_custom.so"} <= set(re.findall(r"^load = (\S+)", modules, re.M))
     assert "unanswered = yes" in (conf / "cdr.conf").read_text(encoding="utf-8")
