@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from ari_app.desk import call_of, changes_since
 from ari_app.flow.billing import Company
-from ari_app.flow.duty import Change, Duty, times
+from ari_app.flow.duty import Change, Duty, What, times
 from ari_app.flow.identity import Role
 from ari_app.flow.measures import CallRecord, Facts, Offer, Period, Talk, Verdict, hands_on
 from ari_app.flow.sop import ROLES, Do, Heard, State
@@ -118,19 +118,25 @@ def _times(changes: Iterable[Change], period: Period, now: float) -> dict[tuple[
 
 def _wrap_ups(session: Session, begin: float, end: float, now: float) -> Iterable[tuple[str, str, float]]:
     """Call, agent and seconds of each wrap-up that began from `begin` on and before `end`; one that goes on lasts until
-    `now`. Its row does not name the call: the agent's row before it does.
+    `now`. Its row does not name the call: the agent's row before it does, unless that was for a call of which nothing
+    came; the wrap-up that it was placed or pulled out of goes on then.
     """
     state = models.AgentState
-    asked = select(state.agent, state.at, state.now, state.call_id).where(state.at >= begin, state.at < end)
+    asked = select(state.agent, state.at, state.now, state.reason, state.call_id).where(
+        state.at >= begin, state.at < end
+    )
     held: dict[str, str | None] = {}
     since: dict[str, tuple[str, float]] = {}
-    for agent, at, duty, call_id in session.execute(asked.order_by(state.id)):
+    left: dict[str, str] = {}
+    for agent, at, duty, reason, call_id in session.execute(asked.order_by(state.id)):
         if duty == Duty.WRAP_UP:
-            if agent not in since and (of := held.get(agent)) is not None:
+            of = held.get(agent) if reason == What.TALK_ENDED else left.get(agent)
+            if agent not in since and of is not None:
                 since[agent] = call_of(of), at
             continue
         if agent in since:
             wrapped, began = since.pop(agent)
+            left[agent] = wrapped
             yield wrapped, agent, at - began
         held[agent] = call_id
     for agent, (wrapped, began) in since.items():

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy.orm import Session
 
+from ari_app.flow.duty import What
 from ari_app.flow.matters import Matter
 from ari_app.flow.sop import Heard, Need, Progress, State, step
 from ari_app.outcomes import Result, disposition_row, row_of
@@ -69,10 +70,15 @@ class Ledger:
         for at, event in events:
             self.session.add(models.OfferEvent(call_id=call_id, n=n, event=event, at=at, agent=agent))
 
-    def state(self, agent: str, at: float, was: str, now: str, call_id: str | None = None) -> None:
+    def state(
+        self, agent: str, at: float, was: str, now: str, call_id: str | None = None, *, why: str = ""
+    ) -> None:
+        reason = why or (What.TALK_ENDED if (was, now) == ("talking", "wrap_up") else "")
         self.session.add(
-            models.AgentState(id=next(self._states), agent=agent, at=at, was=was, now=now, reason="", call_id=call_id)
-        )
+            models.AgentState(
+                id=next(self._states), agent=agent, at=at, was=was, now=now, reason=reason, call_id=call_id
+            )
+        )  # fmt: skip
 
     def gives_up(self, at: float, wait_s: float) -> str:
         """A caller who hangs up after so long in the queue."""

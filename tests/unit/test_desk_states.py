@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import Engine, event, select, update
 
-from ari_app import store
+from ari_app import facts, store
 from ari_app.desk import Desk, Duty, FeatureRefused, Reserved, changes_since
 from ari_app.flow.duty import day_of, times
 from ari_app.ledger import InlineExecutor, Ledger
@@ -309,6 +309,23 @@ async def test_wrap_up_is_as_long_as_the_line_has_it(line, seconds):
         assert house.duty("601") is Duty.WRAP_UP
         await asyncio.sleep(0.2)
         assert house.duty("601") is Duty.IDLE
+
+
+async def test_the_report_counts_wrap_up_that_goes_on_after_a_call_of_which_nothing_came():
+    async with opened("601") as house:
+        began = house.now()
+        await wraps_up(house)
+        await asyncio.sleep(8)
+        await house.desk.places("demo-out_2.001", "601")
+        await asyncio.sleep(4)
+        await house.desk.withdraw("demo-out_2.001", "601")
+        assert house.duty("601") is Duty.WRAP_UP
+        await asyncio.sleep(60)
+        assert house.duty("601") is Duty.IDLE
+        await house.ledger.flush()
+        with store.session(house.engine) as session:
+            found = list(facts._wrap_ups(session, began, began + 1000, house.now()))
+    assert found == [("demo-1.1", "601", pytest.approx(8)), ("demo-1.1", "601", pytest.approx(8))]
 
 
 async def test_wrap_up_is_extended_by_code_up_to_its_longest():
