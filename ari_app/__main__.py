@@ -219,7 +219,7 @@ async def hotline(settings: Settings, catalogue: Catalogue) -> AsyncIterator[tup
         open_now=lambda: opening.is_open(book.now, settings.zone, time.time()),
         recordings_pending=lambda: pending.count,
         oldest_recording_s=lambda: time.monotonic() - pending.oldest_at if pending.count else 0.0,
-        journal_rows=lambda: ledger.waiting_rows,
+        journal_rows=lambda: ledger.overdue_rows,
         refused_rows=lambda: ledger.refused_rows,
     )
     metrics.began(time.time(), disk_minimum_bytes=settings.recordings.minimum_free_mb * 1e6)

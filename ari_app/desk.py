@@ -165,8 +165,9 @@ class Desk:
             if isinstance(change, AgentChange) and (was := self._agents.get(change.agent)) is not None:
                 duty = Duty(change.now)
                 self._agents[was.number] = replace(
-                    was, duty=duty, since=change.at, call_id=change.call_id, wrap_up_until=change.wrap_up_until,
-                    phone=None if duty is Duty.SIGNED_OUT else change.phone or was.number, pause_code=change.pause_code,
+                    was, duty=duty, since=change.since or change.at, call_id=change.call_id,
+                    wrap_up_until=change.wrap_up_until, pause_code=change.pause_code,
+                    phone=None if duty is Duty.SIGNED_OUT else change.phone or was.number,
                 )  # fmt: skip
         offered = [agent for agent in self._agents.values() if agent.duty in OFFERED]
         self._agents |= await self._ledger.look_up(lambda session: with_rests(session, offered))
@@ -864,12 +865,14 @@ def talking_since(session: Session, agents: Iterable[str]) -> dict[str, float]:
 
 
 def with_rests(session: Session, agents: Iterable[AgentNow]) -> dict[str, AgentNow]:
-    """By number, those of `agents` who are held for a call out of a pause, with it: they go back to it."""
+    """By number, those of `agents` who are held for a call out of a pause, with it: they go back to it. What waits in
+    the journal is not asked, so the row must be of the call for which the agent is held now.
+    """
     rows, found = select(AgentState).order_by(AgentState.id.desc()).limit(1), {}
     for agent in agents:
         of_agent = rows.where(AgentState.agent == agent.number)
         held = session.scalars(of_agent.where(AgentState.now == Duty.RESERVED.value)).first()
-        if held is None or held.was not in (Duty.PAUSED, Duty.NO_ANSWER):
+        if held is None or held.call_id != agent.call_id or held.was not in (Duty.PAUSED, Duty.NO_ANSWER):
             continue
         before = session.scalars(of_agent.where(AgentState.now == held.was)).first()
         if before is not None:

@@ -141,6 +141,7 @@ class Ledger:
         self._away = False
         self._closed = False
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._gathering = False
         self._awaited = asyncio.Event()
         """Somebody waits for rows to be applied."""
         self._watchers: list[Callable[[Table | AgentChange], None]] = []
@@ -194,6 +195,11 @@ class Ledger:
     @property
     def waiting_rows(self) -> int:
         return len(self._rows)
+
+    @property
+    def overdue_rows(self) -> int:
+        """Of these, those that wait for the database, and not just for others to share a transaction with."""
+        return 0 if self._gathering else len(self._rows)
 
     @property
     def away(self) -> bool:
@@ -366,9 +372,14 @@ class Ledger:
     async def _gather(self) -> None:
         """A transaction costs more than its rows: those of the next moment go along, unless somebody waits."""
         if not (self._waiters or self._away) and len(self._rows) < BATCH_ROWS:
-            with contextlib.suppress(TimeoutError):
+            self._gathering = True
+            try:
                 async with asyncio.timeout(GATHERS_S):
                     await self._awaited.wait()
+            except TimeoutError:
+                pass
+            finally:
+                self._gathering = False
         self._awaited.clear()
 
     def _are_applied(self, count: int) -> None:

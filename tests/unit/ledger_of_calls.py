@@ -70,9 +70,7 @@ class Ledger:
         for at, event in events:
             self.session.add(models.OfferEvent(call_id=call_id, n=n, event=event, at=at, agent=agent))
 
-    def state(
-        self, agent: str, at: float, was: str, now: str, call_id: str | None = None, *, why: str = ""
-    ) -> None:
+    def state(self, agent: str, at: float, was: str, now: str, call_id: str | None = None, *, why: str = "") -> None:
         reason = why or (What.TALK_ENDED if (was, now) == ("talking", "wrap_up") else "")
         self.session.add(
             models.AgentState(

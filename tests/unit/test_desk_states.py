@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
 from datetime import datetime
 from itertools import count
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -26,7 +28,7 @@ from ari_app.rules import RuleBook, parse
 from ari_app.settings import Queue
 from ari_app.store.models import Agent, AgentState, DutyNote
 from tests.fake.virtual_time import VirtualTimeLoop
-from tests.unit.core_database import Outage, in_memory
+from tests.unit.core_database import Outage, in_file, in_memory
 from tests.unit.test_desk import PIN, PIN_HASH, Inbox, settled
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")
@@ -161,6 +163,72 @@ async def test_a_phone_that_another_desk_gave_away_is_not_taken_silently():
             )
         assert await refused(house.desk.sign_in("602", "605")) == "agent-phone-taken"
         assert house.duty("601") is Duty.TALKING, "the desk has learnt of it"
+
+
+@asynccontextmanager
+async def restarted_while_locked(
+    folder: Path, before: Callable[[House], Awaitable[None]], meanwhile: Callable[[House], Awaitable[None]]
+) -> AsyncIterator[House]:
+    """A house whose desk did `before`, then `meanwhile` with its database locked, which it still is when the next desk
+    opens: what was done meanwhile is in the journal alone.
+    """
+    engine = in_file(folder / "sanling.db")
+    with store.session(engine) as session:
+        session.add(Agent(number="601", name="", sip_ha1="", pin_hash="", state="idle", state_since=NOON))
+    first, after = House(engine), House(engine)
+    first.ledger = first.desk._ledger = Ledger(engine, executor=InlineExecutor(), journal=folder)
+    await first.desk.open()
+    await before(first)
+    await first.ledger.flush()
+    with closing(sqlite3.connect(folder / "sanling.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        await meanwhile(first)
+        first.desk.close()
+        await first.ledger.close()
+        after.ledger = after.desk._ledger = Ledger(engine, executor=InlineExecutor(), journal=folder)
+        await after.ledger.open()
+        await after.desk.open()
+        other.execute("ROLLBACK")
+    yield after
+    after.desk.close()
+    await after.ledger.close()
+    engine.dispose()
+
+
+async def test_an_extended_wrap_up_that_only_the_journal_tells_of_lasts_no_longer_for_a_restart(tmp_path):
+    began = 0.0
+
+    async def before(house: House) -> None:
+        nonlocal began
+        await wraps_up(house)
+        began = house.now()
+
+    async def meanwhile(house: House) -> None:
+        await asyncio.sleep(10)
+        await house.desk.extend("601")
+
+    async with restarted_while_locked(tmp_path, before, meanwhile) as house:
+        agent = house.desk.agent("601")
+        assert (agent.duty, agent.since, agent.wrap_up_until) == (Duty.WRAP_UP, began, began + 80)
+
+
+async def test_a_restart_gives_nobody_an_old_pause_back(tmp_path):
+    """Yesterday's call out of a pause is in the database, the offer of now in the journal alone."""
+
+    async def before(house: House) -> None:
+        await house.desk.pause("601", "1")
+        await house.desk.places("demo-out_1.001", "601")
+        await house.desk.withdraw("demo-out_1.001", "601")
+        assert house.duty("601") is Duty.PAUSED
+        await house.desk.resume("601")
+
+    async def meanwhile(house: House) -> None:
+        inbox = house.joins("demo-2.1")
+        await settled()
+        assert inbox.agents == ["601"]
+
+    async with restarted_while_locked(tmp_path, before, meanwhile) as house:
+        assert house.duty("601") is Duty.IDLE
 
 
 async def test_the_phone_outlives_the_desk_and_is_kept_in_the_journal(tmp_path):

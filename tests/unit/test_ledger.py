@@ -27,7 +27,7 @@ from sqlalchemy.orm import Session
 from ari_app import store
 from ari_app.errors import LedgerContradiction, SanlingError, StoreUnavailable
 from ari_app.flow.sop import Heard, Progress, State, step
-from ari_app.ledger import RETRY_AFTER_S, InlineExecutor, Ledger, replay, timeline
+from ari_app.ledger import GATHERS_S, RETRY_AFTER_S, InlineExecutor, Ledger, replay, timeline
 from ari_app.settings import PROJECT
 from ari_app.store import models
 from tests.fake.virtual_time import run_virtual
@@ -127,6 +127,31 @@ async def test_its_own_thread_writes_and_the_loop_does_not_wait(tmp_path: Path):
     await ledger.close()
     assert heard(engine) == list(range(200))
     engine.dispose()
+
+
+async def test_rows_that_come_all_the_time_are_not_told_as_rows_that_wait_for_the_database():
+    """Else the alert of a database that is away fires whenever there is much to do."""
+    engine = in_memory()
+    ledger, outage = ledger_of(engine), Outage(engine)
+    ledger.write(call())
+    told = []
+    for n in range(200):
+        ledger.write(prompt(n))
+        await asyncio.sleep(0.01)
+        told.append(ledger.overdue_rows)
+    assert set(told) == {0}
+    outage.away = True
+    ledger.write(prompt(200))
+    await asyncio.sleep(GATHERS_S + 0.1)
+    for n in range(201, 300):
+        ledger.write(prompt(n))
+        await asyncio.sleep(0.01)
+        assert ledger.overdue_rows == ledger.waiting_rows > 0
+    outage.away = False
+    await asyncio.sleep(RETRY_AFTER_S + 1)
+    assert ledger.waiting_rows == 0
+    assert heard(engine) == list(range(300))
+    await ledger.close()
 
 
 # ---------------------------------------------------------------- when the database is away
