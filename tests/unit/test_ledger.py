@@ -137,7 +137,7 @@ async def test_rows_that_come_all_the_time_are_not_told_as_rows_that_wait_for_th
     told = []
     for n in range(200):
         ledger.write(prompt(n))
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.013)
         told.append(ledger.overdue_rows)
     assert set(told) == {0}
     outage.away = True
@@ -145,7 +145,7 @@ async def test_rows_that_come_all_the_time_are_not_told_as_rows_that_wait_for_th
     await asyncio.sleep(GATHERS_S + 0.1)
     for n in range(201, 300):
         ledger.write(prompt(n))
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.013)
         assert ledger.overdue_rows == ledger.waiting_rows > 0
     outage.away = False
     await asyncio.sleep(RETRY_AFTER_S + 1)
