@@ -6,7 +6,7 @@ import asyncio
 import datetime as dt
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -312,24 +312,18 @@ HtmlOption = Annotated[Path | None, typer.Option("--html", help="As one page wit
 WhyOption = Annotated[str | None, typer.Option("--why", help="The calls behind this figure; numbers are masked.")]
 
 
-@report_app.command("day")
-def report_day(
-    date: DayOption = None, json: JsonOption = False, csv: CsvOption = False, html: HtmlOption = None,
-    why: WhyOption = None,
-) -> None:  # fmt: skip
-    """Of a day. docs/measures.md says how each figure is made."""
-    settings = house_rules.load()
-    tell_report(settings, one_day(date_of(date, settings), settings.zone), None, json, csv, html, why)
+def report_command(name: str, period_of: Callable[[dt.date, dt.tzinfo], Period], meaning: str) -> None:
+    @report_app.command(name, help=meaning)
+    def report_all(
+        date: DayOption = None, json: JsonOption = False, csv: CsvOption = False, html: HtmlOption = None,
+        why: WhyOption = None,
+    ) -> None:  # fmt: skip
+        settings = house_rules.load()
+        tell_report(settings, period_of(date_of(date, settings), settings.zone), None, json, csv, html, why)
 
 
-@report_app.command("week")
-def report_week(
-    date: DayOption = None, json: JsonOption = False, csv: CsvOption = False, html: HtmlOption = None,
-    why: WhyOption = None,
-) -> None:  # fmt: skip
-    """Of the week, Monday to Sunday, in which that day is."""
-    settings = house_rules.load()
-    tell_report(settings, one_week(date_of(date, settings), settings.zone), None, json, csv, html, why)
+report_command("day", one_day, "Of a day. docs/measures.md says how each figure is made.")
+report_command("week", one_week, "Of the week, Monday to Sunday, in which that day is.")
 
 
 @report_app.command("agent")
@@ -341,9 +335,8 @@ def report_agent(
 ) -> None:  # fmt: skip
     """Of one agent, with the assessment."""
     settings = house_rules.load()
-    on = date_of(date, settings)
-    period = one_week(on, settings.zone) if week else one_day(on, settings.zone)
-    tell_report(settings, period, number, json, csv, html, why)
+    period_of = one_week if week else one_day
+    tell_report(settings, period_of(date_of(date, settings), settings.zone), number, json, csv, html, why)
 
 
 def tell_report(
@@ -358,8 +351,12 @@ def tell_report(
     if html is not None:
         from ari_app import report_page  # draws plots, which takes a second to load
 
-        html.write_text(report_page.page(made), encoding="utf-8")
-        out.print(f"{html}: {made.title}")
+        try:
+            html.write_text(report_page.page(made), encoding="utf-8")
+        except OSError as error:
+            raise SanlingError(f"{html} cannot be written: {error.strerror}.") from error
+        if not (json or csv):
+            out.print(f"{html}: {made.title}")
     if json:
         typer.echo(report.as_json(made))
     elif csv:
@@ -387,7 +384,7 @@ def tell_figures(made: report.Report) -> None:
                 )  # fmt: skip
             out.print(table)
     if made.best is not None:
-        out.print(f"\n今日之星 {made.best} {made.names.get(made.best, '')}".rstrip())
+        out.print(f"\n{made.praise} {made.best} {made.names.get(made.best, '')}".rstrip())
     if made.facts.in_progress:
         out.print(f"\n{made.facts.in_progress} calls are not over and are not counted yet")
 

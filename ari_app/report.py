@@ -84,6 +84,11 @@ class Report:
         """The agent of the day, or of these days. KPI-7."""
         return agent_of_the_day(self.rules, self.by_agent) if self.agent is None else None
 
+    @property
+    def praise(self) -> str:
+        """What `best` is called."""
+        return "今日之星" if self.period.first == self.period.last else "本周之星"
+
     def of(self, calls: Iterator[CallRecord]) -> Facts:
         """The same facts, of these calls only."""
         return replace(self.facts, calls=tuple(calls))

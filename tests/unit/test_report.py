@@ -260,6 +260,8 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         session.flush()
         ledger = Ledger(session, "told")
         ledger.a_day(MONDAY, ["601", "602", "603"], calls=40, seed=1)
+        next_monday = moment(MONDAY + timedelta(days=7), "09:00:00")
+        ledger.served(next_monday, "603", wait_s=5.0, talk_s=60.0, wrap_up_s=5.0, score=5)
         session.get(models.Agent, "602").name = "<b>何</b>"  # type: ignore[union-attr]
         at = moment(MONDAY, "12:00:00")
         ledger.steps(ledger.arrives(at), [(at + s, heard) for s, heard in QUEUED])
@@ -278,7 +280,9 @@ def test_the_day_as_a_table(instance):
     assert re.search(r"来电量 +calls +4\d", result.output)
     assert re.search(rf"工单准确率 +ticket_accuracy +{NO_SOURCE}", result.output)
     assert "1 calls are not over" in result.output
-    assert "今日之星" not in sanling("day", "--date", "2026-03-01").output
+    assert "今日之星 603" in sanling("day", "--date", "2026-03-09").output
+    assert "本周之星 603" in sanling("week", "--date", "2026-03-09").output
+    assert "之星" not in sanling("day", "--date", "2026-03-01").output
 
 
 def test_the_day_as_json_and_csv_say_the_same(instance):
@@ -361,6 +365,18 @@ def test_the_page_needs_nothing_else(instance, tmp_path, what):
             in html
         )
     assert "15400001001" not in html
+
+
+def test_a_page_that_cannot_be_written_is_a_sentence(instance, tmp_path):
+    result = sanling("day", "--html", str(tmp_path / "nowhere" / "report.html"))
+    assert isinstance(result.exception, SanlingError)
+    assert "cannot be written: No such file or directory" in str(result.exception)
+
+
+def test_figures_as_json_are_all_that_is_printed_beside_a_page(instance, tmp_path):
+    file = tmp_path / "report.html"
+    assert json.loads(sanling("day", "--json", "--html", str(file)).output)["figures"]
+    assert file.exists()
 
 
 def test_the_plots_reach_as_high_as_what_they_show(session, ledger):
