@@ -1,4 +1,4 @@
-"""hotline.example.toml says what is true: it loads, and names every setting with its default."""
+"""What stands beside the code is true: hotline.example.toml names every setting, architecture.md the import rules."""
 
 from __future__ import annotations
 
@@ -29,3 +29,10 @@ def test_the_example_names_every_setting_with_its_default() -> None:
 
 def test_the_example_loads_as_the_defaults() -> None:
     assert load(EXAMPLE, {}) == Settings()
+
+
+def test_the_import_rules_are_told_as_they_are_kept() -> None:
+    contracts = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    [kept] = [one["layers"] for one in contracts["contracts"] if one["type"] == "layers"]
+    told = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert "```\n" + "\n".join(kept) + "\n```" in told
