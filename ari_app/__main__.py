@@ -294,12 +294,16 @@ async def enter_recording(house: Hotline, told: Stored | Unstored) -> None:
         log.error("recording of %s is not in %s yet: %s", told.call_id, told.store, told.reason)
         house.metrics.recording_failed(cast(RecordingStage, told.store))
         return
-    await enter_unattended(house.ledger, house.metrics, told.call_id)
+    call, copy = select(models.Call.id), select(models.Recording.call_id)
+    call = call.where(models.Call.id == told.call_id)
+    copy = copy.where(models.Recording.call_id == told.call_id, models.Recording.store == told.store)
+    call_known, known = await house.ledger.ask(lambda s: (s.scalar(call) is not None, s.scalar(copy) is not None))
+    if not call_known:
+        enter_unattended(house.ledger, house.metrics, told.call_id)
     row = models.Recording(
         call_id=told.call_id, store=told.store, at=house.clock(), path=told.path, sha256=told.sha256,
         seconds=told.seconds, channels=told.channels, bytes=told.bytes,
     )  # fmt: skip
-    known = await house.ledger.ask(lambda s: s.get(models.Recording, (told.call_id, told.store)) is not None)
     if not known:
         house.ledger.write(row)
         house.metrics.recording_stored(cast(StoreName, told.store))
@@ -314,21 +318,18 @@ async def live_calls(house: Hotline) -> set[str] | None:
         return None
 
 
-async def enter_unattended(ledger: Ledger, metrics: HotlineMetrics, call_id: str) -> None:
+def enter_unattended(ledger: Ledger, metrics: HotlineMetrics, call_id: str) -> None:
     """A call that never reached the controller is in the ledger all the same, by its recording."""
-
-    known = await ledger.ask(lambda session: session.get(models.Call, call_id) is not None)
-    if not known:
-        known_start = began_at(call_id)
-        began = known_start.timestamp() if known_start else time.time()
-        metrics.call_ended("fallback")
-        ledger.write(models.Call(id=call_id, caller_number=None, called_number="", at=began))
-        ledger.write(
-            models.Ending(
-                call_id=call_id, at=time.time(), outcome="fallback", hung_up_by="caller", agent=None,
-                answered_after_s=None, wait_s=0.0, talk_s=0.0, after_closing_s=None,
-            )
-        )  # fmt: skip
+    known_start = began_at(call_id)
+    began = known_start.timestamp() if known_start else time.time()
+    metrics.call_ended("fallback")
+    ledger.write(
+        models.Call(id=call_id, caller_number=None, called_number="", at=began),
+        models.Ending(
+            call_id=call_id, at=time.time(), outcome="fallback", hung_up_by="caller", agent=None,
+            answered_after_s=None, wait_s=0.0, talk_s=0.0, after_closing_s=None,
+        ),
+    )  # fmt: skip
 
 
 def watch(metrics: HotlineMetrics, blocking: bool, seconds: float, error: AriError | None) -> None:

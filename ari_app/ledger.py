@@ -2,7 +2,8 @@
 
 ``write`` puts rows into the local journal, at once; one thread takes them from there to the database, in order, in
 batches, each exactly once: a batch's transaction also says how far the journal is applied. So SQLite never sees two
-writers, the event loop never waits for the database, and rows outlive a process that is killed.
+writers, the event loop never waits for the database, and rows outlive a process that is killed. Another thread only
+reads.
 """
 
 from __future__ import annotations
@@ -123,6 +124,8 @@ class Ledger:
     ) -> None:
         self._engine = engine
         self._thread = executor or ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._reader = executor or ThreadPoolExecutor(1, thread_name_prefix="ledger-reader")
+        """For questions that change nothing: they do not wait while the other finds the database locked."""
         self._timed = timed
         self._limit_bytes = int(journal_mb * 1_000_000)
         self._journal = Journal(journal, limit_bytes=self._limit_bytes) if journal is not None else None
@@ -249,7 +252,7 @@ class Ledger:
         Raises StoreUnavailable when the database is away, after at most ASK_WITHIN_S. Nothing is changed then, unless
         the commit itself was under way: what a question changes must be recognisable when it is entered again.
         """
-        return await self._ask(question, after_rows=True)
+        return await self._ask(question, self._thread, after_rows=True)
 
     async def change(self, question: Callable[[Session], T]) -> T:
         """Like `ask`, but rows that nobody waits for may be entered after it: only changes of agents go first.
@@ -257,13 +260,16 @@ class Ledger:
         For one change of an agent's state, which no other row tells of.
         """
         changes_wait = bool(self._rows) and self._rows[0][0] <= self._last_change
-        return await self._ask(question, after_rows=changes_wait or self._retry is not None or self._away)
+        after_rows = changes_wait or self._retry is not None or self._away
+        return await self._ask(question, self._thread, after_rows=after_rows)
 
     async def look_up(self, question: Callable[[Session], T]) -> T:
-        """Like `ask`, but even while rows wait: for what no row of the ledger tells, such as cases and PINs."""
-        return await self._ask(question, after_rows=False)
+        """Like `ask`, but even while rows wait or cannot be entered: for what no row of the ledger tells, such as cases
+        and PINs. It must not change anything.
+        """
+        return await self._ask(question, self._reader, after_rows=False)
 
-    async def _ask(self, question: Callable[[Session], T], *, after_rows: bool) -> T:
+    async def _ask(self, question: Callable[[Session], T], thread: Executor, *, after_rows: bool) -> T:
         given_up = threading.Event()
 
         def answer() -> T:
@@ -278,7 +284,7 @@ class Ledger:
             async with asyncio.timeout(ASK_WITHIN_S):
                 if after_rows:
                     await self._all_applied()
-                return await self._run(answer)
+                return await asyncio.get_running_loop().run_in_executor(thread, answer)
         except TimeoutError:
             raise StoreUnavailable(f"The database did not answer in {ASK_WITHIN_S:g} s.") from None
         finally:
@@ -320,6 +326,7 @@ class Ledger:
         if self._journal is not None:
             self._journal.close(needed=not forgotten)
         self._thread.shutdown(wait=False)
+        self._reader.shutdown(wait=False)
 
     async def _is_forgotten(self) -> bool:
         """Takes the journal, all of which is applied, out of the database; False if it still has to be kept."""

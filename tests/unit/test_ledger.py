@@ -575,11 +575,18 @@ async def test_a_locked_database_delays_no_caller_and_what_was_given_up_never_ha
             await ledger.ask(lambda s: s.add(prompt(1000 + n)))
         waited.append(loop.time() - before)
 
+    async def looks_up() -> None:
+        before = loop.time()
+        assert await ledger.look_up(lambda s: s.get(models.Call, CALL)) is not None
+        looked_up.append(loop.time() - before)
+
+    looked_up: list[float] = []
     watching = asyncio.create_task(watch())
     asking = [asyncio.create_task(asks(n)) for n in range(20)]
     for n in range(1, 40):
         await asyncio.sleep(0.05)
         ledger.write(prompt(n))
+        await looks_up()
     await asyncio.gather(*asking)
     await asyncio.sleep(5 - (loop.time() - began))
     other.execute("COMMIT")
@@ -587,6 +594,7 @@ async def test_a_locked_database_delays_no_caller_and_what_was_given_up_never_ha
     await asyncio.sleep(RETRY_AFTER_S + 1.2)
     watching.cancel()
     assert max(waited) < 2.3
+    assert sorted(looked_up)[-3] < 0.2, "reading waits for no lock, nor for a writer that does"
     assert sum(lag) / len(lag) < 0.05
     assert ledger.waiting_rows == 0
     assert heard(engine) == list(range(40))
