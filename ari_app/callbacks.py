@@ -202,8 +202,9 @@ class Callbacks:
             or wish.stage is not Stage.WAITING
             or not self.terms.allows(now, wish.window)
         ):
-            self._get_up(seat.wish_id)
-            asyncio.get_running_loop().create_task(self._desk.withdraw(seat.call_id, agent), name="withdraw")
+            if self._seats.get(seat.wish_id) is seat:  # else the person waits by a later one
+                self._get_up(seat.wish_id)
+            self._desk.withdraw_soon(seat.call_id, agent)
             return
         self._get_up(wish.id)
         self.happens(wish, Happened.CALLED, call_id=seat.call_id, agent=agent)

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
@@ -373,7 +374,7 @@ def tell_figures(made: report.Report) -> None:
     out.print(table)
     for number, marks in made.marks.items():
         points, yuan = sum(mark.points for mark in marks), sum(mark.yuan for mark in marks)
-        name = made.names.get(number, "")
+        name = escape(made.names.get(number, ""))
         out.print(f"\n[bold]考核 {number} {name}[/bold]  扣分 {points:g}  扣款 {yuan:g} 元")
         if made.agent is not None:
             table = Table("维度", "指标", Column("", justify="right"), Column("要求", justify="right"), "", box=None)
@@ -384,7 +385,7 @@ def tell_figures(made: report.Report) -> None:
                 )  # fmt: skip
             out.print(table)
     if made.best is not None:
-        out.print(f"\n{made.praise} {made.best} {made.names.get(made.best, '')}".rstrip())
+        out.print(f"\n{made.praise} {made.best} {escape(made.names.get(made.best, ''))}".rstrip())
     if made.facts.in_progress:
         out.print(f"\n{made.facts.in_progress} calls are not over and are not counted yet")
 

@@ -494,6 +494,10 @@ class Desk:
         """The offer ended for the caller's reasons: the agent is free, with no penalty."""
         await self._surely_hears(number, News(What.OFFER_WITHDRAWN, self._clock(), call_id))
 
+    def withdraw_soon(self, call_id: str, number: str) -> None:
+        """The same, beside."""
+        self._beside(self.withdraw(call_id, number))
+
     async def places(self, call_id: str, number: str, *, dialled: bool = False) -> None:
         """Agent `number` is taken for a call that is placed; `dialled`: by the feature code that is under way at the
         agent's phone. Raises FeatureRefused, StoreUnavailable.
