@@ -1,0 +1,42 @@
+"""A callback's seat at the desk."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC
+
+from prometheus_client import CollectorRegistry
+
+from ari_app.callbacks import Callbacks, Seat
+from ari_app.desk import Desk, Reserved
+from ari_app.ledger import InlineExecutor, Ledger
+from ari_app.settings import Queue
+from ari_app.store import models
+from metrics.hotline import HotlineMetrics
+from tests.unit.test_desk import BEGAN, settled, staffed
+
+
+async def test_an_agent_for_a_seat_that_was_left_goes_to_the_later_seat_of_the_same_person():
+    engine = staffed("601")
+    ledger = Ledger(engine, executor=InlineExecutor())
+
+    def clock() -> float:
+        return BEGAN + asyncio.get_running_loop().time()
+
+    desk = Desk(ledger, Queue(), clock)
+    callbacks = Callbacks(ledger, desk, HotlineMetrics(CollectorRegistry()), clock, UTC, "demo")
+    await desk.open()
+    await callbacks.open(set())
+    placed: list[models.OutboundCall] = []
+    left = Seat(callbacks, "demo-1.1", "demo-out_1.001")
+    assert await desk.take("601", left.call_id)
+    callbacks.asked(models.Callback(id="demo-1.1", at=clock(), number="15400001234", reason="asked", role="party"))
+    callbacks.go(placed.append)
+    [later] = desk.in_line()
+    left.put(Reserved("601"))
+    await settled()
+    assert [call.call_id for call in placed] == [later.call.call_id]
+    assert desk.agent("601").call_id == later.call.call_id
+    desk.close()
+    await ledger.close()
+    engine.dispose()
