@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from ari_app.callbacks import Callbacks, Seat
 from ari_app.desk import Desk, Reserved
+from ari_app.flow.duty import Duty
 from ari_app.ledger import InlineExecutor, Ledger
 from ari_app.settings import Queue
 from ari_app.store import models
@@ -17,7 +18,7 @@ from tests.unit.test_desk import BEGAN, settled, staffed
 
 
 async def test_an_agent_for_a_seat_that_was_left_goes_to_the_later_seat_of_the_same_person():
-    engine = staffed("601")
+    engine = staffed("601", duty=Duty.IDLE)
     ledger = Ledger(engine, executor=InlineExecutor())
 
     def clock() -> float:
