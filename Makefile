@@ -14,7 +14,8 @@ WORKERS ?= 6
 UV := $(firstword $(shell command -v uv) $(wildcard $(BIN)/uv))
 # These alone cover every branch of ari_app/flow.
 FLOW_TESTS := $(addprefix tests/unit/test_,$(addsuffix .py,sop sop_outside_hours story callbacks hours keypad identity \
-	routing pace fairness erlang leading_orders duty billing survey matters measures assessment))
+	routing pace fairness erlang leading_orders duty billing survey matters measures assessment \
+	audibility))
 COMPILE := pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header
 

@@ -31,6 +31,7 @@ from ari_app.ari.errors import (
     Unreachable,
 )
 from ari_app.ari.websocket import WebSocketWire
+from ari_app.audibility import Audibility
 from ari_app.desk import Desk, Duty
 from ari_app.doctor import second_store
 from ari_app.drift import Drift
@@ -118,6 +119,7 @@ async def control(settings: Settings, catalogue: Catalogue) -> None:
         async with hotline(settings, catalogue) as (house, vault, pending), asyncio.TaskGroup() as group:
             loop.add_signal_handler(signal.SIGHUP, reload, house.desk)
             drift = Drift(house.ledger, house.metrics, settings.call_records)
+            audibility = Audibility(house.ledger, house.metrics, vault, house.clock, settings.instance)
             reception = Reception(house)
             await reception.open()
             tasks = [
@@ -126,6 +128,7 @@ async def control(settings: Settings, catalogue: Catalogue) -> None:
                 group.create_task(keep_recordings(house, vault, pending), name="vault"),
                 group.create_task(house.metrics.measure_loop_lag(), name="lag"),
                 group.create_task(drift.run(), name="drift"),
+                group.create_task(audibility.run(), name="audibility"),
                 group.create_task(
                     serve(house, reception.calls.values, reception.leading, reception.case_calls), name="api"
                 ),

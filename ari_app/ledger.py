@@ -38,12 +38,14 @@ from ari_app.store.models import (
     AgentState,
     Call,
     Ending,
+    Hold,
     Identity,
     OfferEvent,
     OutboundCall,
     PromptHeard,
     Recording,
     Table,
+    TalkSound,
     Transition,
 )
 
@@ -710,4 +712,20 @@ def timeline(session: Session, call_id: str) -> list[Line]:
         lines.append(Line(e.at, "end", f"{e.outcome}, hung up by {e.hung_up_by}; talk {e.talk_s:.1f} s"))
     for r in rows(Recording):
         lines.append(Line(r.at, "recording", f"{r.store}: {r.path} ({r.seconds:.1f} s, sha256 {r.sha256[:12]}…)"))
+    for h in rows(Hold):
+        lines.append(Line(h.at, "hold", f"{_who(h.who)} {'holds' if h.began else 'is back'}"))
+    for s in rows(TalkSound):
+        lines.append(Line(s.at, "sound", f"talk with agent {s.agent}: {_heard(s)}"))
     return sorted(lines, key=lambda line: line.at)
+
+
+def _who(name: str) -> str:
+    return name if name == "caller" else f"agent {name}"
+
+
+def _heard(sound: TalkSound) -> str:
+    if sound.agent_db is None:
+        return f"not judged, {sound.seconds:.0f} s"
+    levels = [("caller", sound.caller_db), ("agent", sound.agent_db)]
+    told = ", ".join(f"{who} {level:.0f} dB" for who, level in levels if level is not None)
+    return f"{told} in {sound.seconds:.0f} s" + (f"; not heard: {sound.unheard}" if sound.unheard else "")

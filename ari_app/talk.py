@@ -236,14 +236,22 @@ class Talk:
         return None if self._voice.whispered is not None else Heard.AGENT_ANSWERED
 
     def hold(self, channel: str) -> None:
+        """By the phone's own key, an agent's or the caller's."""
         offer = self._leg(channel)
         if offer is not None:
             offer.held_since = self._now()
+        self._write_hold(channel, offer, began=True)
 
     def unhold(self, channel: str) -> None:
         offer = self._leg(channel)
         if offer is not None:
             offer.end_hold(self._now())
+        self._write_hold(channel, offer, began=False)
+
+    def _write_hold(self, channel: str, offer: Offer | None, *, began: bool) -> None:
+        if offer is not None or channel == self._line.id:
+            who = offer.agent if offer is not None else "caller"
+            self._house.ledger.write(models.Hold(call_id=self._line.id, who=who, at=self._now(), began=began))
 
     # ---------------------------------------------------------------- the offer
 

@@ -113,6 +113,9 @@ AriFailure = Literal["gone", "refused", "server_error", "timeout", "unreachable"
 """gone: 404, which on a call's verb means that the caller left. refused: any other 4xx."""
 HandlePart = Literal["talk", "hold", "wrap_up"]
 
+Side = Literal["caller", "agent"]
+ServedLine = Literal["party", "lawyer", "second_line"]
+"""For whom the agents of a line are there."""
 Need = Literal["milestone", "material", "time", "pressing"]
 DispositionResult = Literal["on_the_spot", "work_order"]
 """What an agent says came of a call: answered, or handed on to whoever must answer. CRM-7."""
@@ -141,6 +144,8 @@ RECORDING_STAGES: Final[tuple[RecordingStage, ...]] = get_args(RecordingStage)
 LANES: Final[tuple[Lane, ...]] = get_args(Lane)
 ARI_FAILURES: Final[tuple[AriFailure, ...]] = get_args(AriFailure)
 HANDLE_PARTS: Final[tuple[HandlePart, ...]] = get_args(HandlePart)
+SIDES: Final[tuple[Side, ...]] = get_args(Side)
+SERVED_LINES: Final[tuple[ServedLine, ...]] = get_args(ServedLine)
 NEEDS: Final[tuple[Need, ...]] = get_args(Need)
 DISPOSITION_RESULTS: Final[tuple[DispositionResult, ...]] = get_args(DispositionResult)
 SURVEY_RESULTS: Final[tuple[SurveyResult, ...]] = get_args(SurveyResult)
@@ -234,6 +239,12 @@ class HotlineMetrics:
         )
         self._stored = counter("recordings_stored", "Recordings stored and read back alike.", "store")
         self._recording_failures = counter("recordings_failed", "Failed attempts to keep a recording.", "stage")
+        self._talks_judged = counter(
+            "talks_judged", "Talks long enough to tell from their recording whether the agent was heard.", "line"
+        )
+        self._one_way_audio = counter(
+            "one_way_audio", "Talks in which nothing at all was heard of one side, by its recording.", "side", "line"
+        )
         self._callbacks = counter("callbacks_left", "Callers who left a number for a callback.")
         self._callbacks_ended = counter("callbacks_ended", "Callbacks that are over, by result.", "result")
         self._placed = counter("calls_placed", "Calls that we placed, by purpose and outcome.", "purpose", "outcome")
@@ -426,6 +437,14 @@ class HotlineMetrics:
         """One attempt failed; it is tried again, and the recording stays pending."""
         self._recording_failures.labels(_listed(stage, RECORDING_STAGES)).inc()
 
+    def talk_judged(self, line: ServedLine) -> None:
+        """The recording of a talk was listened to, and there was enough of it to judge the agent's side by."""
+        self._talks_judged.labels(_listed(line, SERVED_LINES)).inc()
+
+    def one_way_audio(self, side: Side, line: ServedLine) -> None:
+        """In a talk nothing was heard of `side`. Of both, if it is told of both."""
+        self._one_way_audio.labels(_listed(side, SIDES), _listed(line, SERVED_LINES)).inc()
+
     def disk(self, place: DiskPlace, free_bytes: float) -> None:
         """The disk of `place` has so much room."""
         self._disk_free.labels(_listed(place, DISK_PLACES)).set(free_bytes)
@@ -517,6 +536,10 @@ class HotlineMetrics:
             self._stored.labels(store)
         for stage in RECORDING_STAGES:
             self._recording_failures.labels(stage)
+        for line in SERVED_LINES:
+            self._talks_judged.labels(line)
+            for unheard in SIDES:
+                self._one_way_audio.labels(unheard, line)
         for lane in LANES:
             self._ari_request.labels(lane)
         for kind in ARI_FAILURES:

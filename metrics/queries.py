@@ -406,6 +406,35 @@ SYSTEM: Final = Dashboard(
             ),
         ),
         (
+            "通话声音 Sound",
+            (
+                Panel(
+                    "单通 One-way audio",
+                    "Talks in which nothing at all was heard of one side, by the recording; which: sanling report, figure "
+                    "one_way_audio.",
+                    "stat", "short",
+                    (_increase("sanling_one_way_audio_total", "side", window="$__range"),), NONE_IS_GOOD,
+                ),
+                Panel(
+                    "单通率 Share of one-way audio", "Of the talks long enough to tell; every fifth is an alarm.",
+                    "lines", "percentunit",
+                    (
+                        Query("sum by (side) (increase(sanling_one_way_audio_total[30m])) / ignoring (side) group_left () "
+                              "clamp_min(sum(increase(sanling_talks_judged_total[30m])), 1)", "{{side}}"),
+                    ),
+                    ((None, "green"), (0.2, "red")),
+                ),
+                Panel(
+                    "单通线路 One-way audio by line", "Which side was not heard, and for whom the agents were there.",
+                    "bars", "short", (_increase("sanling_one_way_audio_total", "side, line"),),
+                ),
+                Panel(
+                    "已判通话 Talks judged", "Long enough to tell whether the agent was heard.",
+                    "bars", "short", (_increase("sanling_talks_judged_total", "line"),),
+                ),
+            ),
+        ),
+        (
             "录音 Recordings",
             (
                 Panel(

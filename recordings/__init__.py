@@ -7,4 +7,5 @@ stores     where copies lie: a folder, or S3
 vault      spool → both stores → spool emptied, resumable at every point
 worker     the process beside the event loop that does the arithmetic
 listening  MP3 copies for people's ears
+levels     how loud each side was
 """

@@ -25,7 +25,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import tzinfo
@@ -36,6 +36,7 @@ from typing import NamedTuple, ParamSpec, Self, TypeVar
 
 from recordings import capture, listening
 from recordings.capture import Sidecar, Unsealable
+from recordings.levels import Loudness, loudness
 from recordings.stores import Missing, NameTaken, Store, StoreAway, StoreError
 from recordings.worker import Worker, WorkerDied
 
@@ -251,6 +252,18 @@ class Vault:
         missing copy is made anew from a whole one, and what was damaged is set aside, not destroyed.
         """
         return await self._in_thread(self._verify, call_id, sha256, mend)
+
+    async def loudness(self, call_id: str, spans: Sequence[tuple[float, float]]) -> Loudness:
+        """How loud each side of a stored call was in `spans`, in seconds from the segment's start.
+
+        Raises StoreError, Unreadable, WorkerDied.
+        """
+        copy = self._staged / f".loudness-{call_id}.flac"
+        try:
+            await self._in_thread(self._stores[0].fetch, f"{self._key(call_id)}.flac", copy)
+            return await self._worker.run(loudness, copy, spans)
+        finally:
+            copy.unlink(missing_ok=True)
 
     async def backlog(self, live: Collection[str] | None = None) -> Backlog:
         found = await self._in_thread(self._finished, live)

@@ -505,8 +505,40 @@ class TalkTime(Table):
     until: Mapped[float]
 
 
+class Hold(Table):
+    """A phone's hold key: from here on, or no longer, the two are not expected to hear each other."""
+
+    __tablename__ = "holds"
+    call_id: Mapped[str] = mapped_column(primary_key=True)
+    who: Mapped[str] = mapped_column(String(8), primary_key=True)
+    """An agent's number, or ``caller``."""
+    at: Mapped[float] = mapped_column(primary_key=True)
+    began: Mapped[bool]
+
+
+class TalkSound(Table):
+    """What the recording tells of one agent's part in a call: whether both could be heard
+    (``ari_app.flow.audibility``). Every talk has one, also one that cannot be judged.
+    """
+
+    __tablename__ = "talk_sounds"
+    call_id: Mapped[str] = mapped_column(primary_key=True)
+    agent: Mapped[str] = mapped_column(String(8), primary_key=True)
+    at: Mapped[float]
+    """When it was judged: a moment after the call."""
+    line: Mapped[str] = mapped_column(String(16))
+    """party, lawyer or second_line."""
+    seconds: Mapped[float]
+    """That were listened to."""
+    caller_db: Mapped[float | None]
+    agent_db: Mapped[float | None]
+    """The highest level that each side kept up for 100 ms, in dB re full scale; None: too little to judge by."""
+    unheard: Mapped[str] = mapped_column(String(8))
+    """caller, agent or both; empty: nobody, or not judged."""
+
+
 LEDGER: tuple[type[Table], ...] = (
     Call, Transition, Identity, OfferEvent, PromptHeard, Ending, Recording, Callback, AgentState, DutyNote,
     WorkOrder, WorkOrderChange, Segment, Audit, Supervision, Rating, Disposition, Matter,
-    CallbackEvent, OutboundCall, QueueEvent, TalkTime,
+    CallbackEvent, OutboundCall, QueueEvent, TalkTime, Hold, TalkSound,
 )  # fmt: skip

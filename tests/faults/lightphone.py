@@ -217,7 +217,8 @@ class Stream:
         self._stamp = (self._stamp + SAMPLES) & 0xFFFFFFFF
         key = self._keys.popleft() if self._keys else None
         if key is None:
-            self._put(ALAW, self._stamp, voice)
+            if voice:
+                self._put(ALAW, self._stamp, voice)
             return
         code, lasted = key
         if lasted == SAMPLES:
@@ -539,7 +540,8 @@ class Line(asyncio.DatagramProtocol):
         far_period: int = 8,
         on_invite: Callable[[str, Leg], None] | None = None,
     ) -> None:
-        """`voice` is what its calls send, `far_period` the period of the tone that the other people send.
+        """`voice` is what its calls send (empty: no packet but keys), `far_period` the period of the tone that the
+        other people send.
 
         `on_invite` is told of a call to a user of this line; without it calls are turned away.
         """

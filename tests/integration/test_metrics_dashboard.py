@@ -31,6 +31,7 @@ def one_good_call(hotline: HotlineMetrics) -> None:
     hotline.disposed("milestone", "on_the_spot")
     hotline.hung_up("hotline", after_closing_s=5.0)
     hotline.call_ended("handled")
+    hotline.talk_judged("party")
     hotline.recording_stored("local")
     hotline.recording_stored("second")
     hotline.handled("601", 100.0, 0.0, 15.0)
