@@ -78,9 +78,11 @@ class Audibility:
         ledger.watch(self._hear)
 
     def _hear(self, row: models.Table | AgentChange) -> None:
-        talked = isinstance(row, models.Ending) and row.talk_s > 0
-        if talked or isinstance(row, models.Recording):
-            self._waiting.add(row.call_id)
+        match row:
+            case models.Recording(call_id=call_id):
+                self._waiting.add(call_id)
+            case models.Ending(call_id=call_id, talk_s=talk_s) if talk_s > 0:
+                self._waiting.add(call_id)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -198,7 +200,9 @@ def _talks(
     call: models.Call, ending: models.Ending, seconds: float, placed_for: str | None, rows: _Rows
 ) -> Iterable[Talk]:
     begins = ending.at - seconds
-    if placed_for is None and ending.answered_after_s is not None:  # of a call that we place, the first sound is ringing
+    if (
+        placed_for is None and ending.answered_after_s is not None
+    ):  # of a call that we place, the first sound is ringing
         begins = call.at + ending.answered_after_s
     presses = sorted((row.at, row.who, row.began) for row in rows.holds)
     silent = held(presses, ending.at) + [(row.at, row.at + row.seconds) for row in rows.prompts]

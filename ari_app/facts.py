@@ -42,7 +42,7 @@ class _Rows:
     offers: list[Any] = field(default_factory=list)
     stretches: list[Any] = field(default_factory=list)
     scores: list[tuple[str, int]] = field(default_factory=list)
-    sounds: list[tuple[str, bool]] = field(default_factory=list)
+    one_way: list[str] = field(default_factory=list)
     disposition: tuple[str, bool] | None = None
     wrapped_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
@@ -82,8 +82,8 @@ def read(session: Session, period: Period, zone: tzinfo, now: float) -> Facts:
     for row in rows(rating, rating.agent, rating.score, order=(rating.call_id, rating.n)):
         of[row.call_id].scores.append((row.agent, row.score))
     sound = models.TalkSound
-    for row in rows(sound, sound.agent, sound.unheard, where=sound.agent_db.is_not(None), order=(sound.call_id, sound.at)):
-        of[row.call_id].sounds.append((row.agent, row.unheard != Unheard.NOBODY))
+    for row in rows(sound, sound.agent, where=sound.unheard != Unheard.NOBODY.value, order=(sound.call_id, sound.at)):
+        of[row.call_id].one_way.append(row.agent)
     said = models.Disposition
     for row in rows(said, said.agent, said.result, order=(said.at, said.id)):  # the last one counts
         of[row.call_id].disposition = (row.agent, row.result == Result.ON_THE_SPOT)
@@ -166,7 +166,7 @@ def _record(call: models.Call, ending: models.Ending, placed: bool, rows: _Rows,
         talks=tuple(_talks(rows, [row.agent for row in joined])),
         offers=tuple(_offers(rows.offers)),
         scores=tuple(rows.scores),
-        sounds=tuple(rows.sounds),
+        one_way=tuple(rows.one_way),
         disposition=rows.disposition,
     )
 

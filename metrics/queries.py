@@ -410,8 +410,7 @@ SYSTEM: Final = Dashboard(
             (
                 Panel(
                     "单通 One-way audio",
-                    "Talks in which nothing at all was heard of one side, by the recording; which: sanling report, figure "
-                    "one_way_audio.",
+                    "Talks in which nothing was heard of a side; `sanling report day --why one_way_audio` names them.",
                     "stat", "short",
                     (_increase("sanling_one_way_audio_total", "side", window="$__range"),), NONE_IS_GOOD,
                 ),
@@ -419,8 +418,8 @@ SYSTEM: Final = Dashboard(
                     "单通率 Share of one-way audio", "Of the talks long enough to tell; every fifth is an alarm.",
                     "lines", "percentunit",
                     (
-                        Query("sum by (side) (increase(sanling_one_way_audio_total[30m])) / ignoring (side) group_left () "
-                              "clamp_min(sum(increase(sanling_talks_judged_total[30m])), 1)", "{{side}}"),
+                        Query("sum by (side) (increase(sanling_one_way_audio_total[30m])) / ignoring (side) "
+                              "group_left () clamp_min(sum(increase(sanling_talks_judged_total[30m])), 1)", "{{side}}"),
                     ),
                     ((None, "green"), (0.2, "red")),
                 ),

@@ -93,8 +93,8 @@ class CallRecord:
     offers: tuple[Offer, ...] = ()
     scores: tuple[tuple[str, int], ...] = ()
     """What the caller keyed after the talk: of which agent, 1 to 5."""
-    sounds: tuple[tuple[str, bool], ...] = ()
-    """Of each talk that could be judged by its recording: the agent, and whether a side of it was not heard at all."""
+    one_way: tuple[str, ...] = ()
+    """Agents of whose talk, by its recording, nothing was heard of one side."""
     disposition: tuple[str, bool] | None = None
     """The agent who keyed the last one, and whether the call was answered on the spot."""
 
@@ -400,7 +400,7 @@ def _on_the_spot(facts: Facts) -> Iterator[Part]:
 
 def _one_way_audio(facts: Facts) -> Iterator[Part]:
     for call in facts.calls:
-        yield from (Part(float(unheard), 1, call.id, agent) for agent, unheard in call.sounds)
+        yield from (Part(1, 0, call.id, agent) for agent in call.one_way)
 
 
 def _nothing(_: Facts) -> Iterator[Part]:
@@ -461,8 +461,8 @@ MEASURES: tuple[Measure, ...] = (
             "calls with a disposition", _on_the_spot, True),
     Measure("calls_a_day", "人均日接听量", Unit.CALLS_A_DAY, "talk_times", "agents' talks with a caller",
             "days of agents with such a talk", _calls_a_day, True),
-    Measure("one_way_audio", "单通率", Unit.SHARE, "talk_sounds", "of these, in which nothing was heard of one side",
-            "agents' talks long enough to be judged by their recording", _one_way_audio, True),
+    Measure("one_way_audio", "单通量", Unit.CALLS, "talk_sounds",
+            "agents' talks in which, by the recording, nothing was heard of one side", "—", _one_way_audio, True),
     Measure("ticket_accuracy", "工单准确率", Unit.SHARE, "", "tickets without a wrong, missing or double entry",
             "tickets", _nothing, True),
     Measure("complaint_rate", "投诉率", Unit.SHARE, "", "upheld complaints", "agents' talks with a caller",

@@ -319,6 +319,12 @@ class Leg:
             self._wants_cancel = True
         self._end("us", time.time())
 
+    def hold(self, on: bool) -> None:
+        """The phone's hold key. RFC 3264, 8.4."""
+        self._cseq += 1
+        body = self.line.sdp("sendonly" if on else "sendrecv")
+        self._send_patiently("INVITE", self._request("INVITE", body=body))
+
     def cut(self, at: float) -> None:
         """The other side died at `at`: no message will come."""
         if not self.over:
@@ -639,11 +645,11 @@ class Line(asyncio.DatagramProtocol):
         """Keeps an ended call's address for what is still on its way."""
         asyncio.get_running_loop().call_later(34.0, self.legs.pop, leg.call_id, None)
 
-    def sdp(self) -> str:
+    def sdp(self, direction: str = "sendrecv") -> str:
         return (
             f"v=0\r\no=- {secrets.randbelow(1 << 30)} 1 IN IP4 {self._address}\r\ns=-\r\nc=IN IP4 {self._address}\r\n"
             f"t=0 0\r\nm=audio {self._rtp_port} RTP/AVP {ALAW} {KEYS_AT}\r\na=rtpmap:{ALAW} PCMA/8000\r\n"
-            f"a=rtpmap:{KEYS_AT} telephone-event/8000\r\na=fmtp:{KEYS_AT} 0-15\r\na=ptime:20\r\na=sendrecv\r\n"
+            f"a=rtpmap:{KEYS_AT} telephone-event/8000\r\na=fmtp:{KEYS_AT} 0-15\r\na=ptime:20\r\na={direction}\r\n"
         )
 
     # SIP

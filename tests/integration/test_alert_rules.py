@@ -60,6 +60,9 @@ def test_the_rules_do_what_their_tests_say(folder):
     [
         ("alerts.yml", "oldest_wait_seconds > 180", "oldest_wait_seconds > 240"),
         ("alerts.yml", "pending_seconds > 300", "pending_seconds > 200"),
+        ("alerts.yml", "one_way_audio:increase30m >= 2", "one_way_audio:increase30m >= 3"),
+        ("alerts.yml", ") >= 0.2", ") >= 0.1"),
+        ("alerts.yml", "one_way_audio:increase30m >= 5", "one_way_audio:increase30m >= 4"),
         ("recording.yml", 'le="15.0"', 'le="20.0"'),
         ("recording.yml", "answered|abandoned", "answered|abandoned|short_abandon"),
     ],

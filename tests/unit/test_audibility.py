@@ -21,9 +21,7 @@ from ari_app.flow.audibility import (
 )
 
 SPEECH_DB, COMFORT_NOISE_DB, NOTHING_DB = -22.0, -63.0, -90.3
-SPANS = st.lists(
-    st.tuples(st.floats(0, 300), st.floats(0, 100)).map(lambda one: (one[0], one[0] + one[1])), max_size=6
-)
+SPANS = st.lists(st.tuples(st.floats(0, 300), st.floats(0, 100)).map(lambda one: (one[0], one[0] + one[1])), max_size=6)
 
 
 @pytest.mark.parametrize(
@@ -104,9 +102,7 @@ def test_what_is_listened_to_lies_in_the_talk_and_beside_every_hold_and_prompt(t
             assert end <= since - BEFORE_THE_END_S or begin >= until + AFTER_THE_JOIN_S
 
 
-@given(
-    st.floats(0, 50), st.floats(0, 20), st.floats(0, 60), st.floats(0, 5), st.floats(0, 60)
-)
+@given(st.floats(0, 50), st.floats(0, 20), st.floats(0, 60), st.floats(0, 5), st.floats(0, 60))
 def test_whatever_is_missing_where_ever_a_span_is_only_of_its_own_time(before, quiet, talk, missing, after):
     """`missing` of the recording was lost in the quiet before the talk, in it, or after it."""
     begins, joined = 1000.0, 1000.0 + before + quiet

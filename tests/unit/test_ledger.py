@@ -826,6 +826,10 @@ ROWS: list[models.Table] = [
     ),
     models.TalkTime(call_id=CALL, n=7, agent="601", company="caller", at=AT, until=AT + 60.0),
     models.QueueEvent(id=1, at=AT, desk="demo", event="waits", call_id=CALL, agent=None, since=AT, detail="{}"),
+    models.Hold(call_id=CALL, who="601", at=AT, began=True),
+    models.TalkSound(
+        call_id=CALL, agent="601", at=AT, line="party", seconds=40.0, caller_db=-90.0, agent_db=-20.0, unheard="caller"
+    ),
 ]
 
 
@@ -961,7 +965,7 @@ def test_the_timeline_tells_the_whole_call_in_order():
                 session.add(copy_of(row))
         lines = timeline(session, CALL)
     assert [line.at for line in lines] == sorted(line.at for line in lines)
-    assert {line.kind for line in lines} == {"step", "caller", "identity", "offer", "end", "recording"}
+    assert {line.kind for line in lines} == {"step", "caller", "identity", "offer", "end", "recording", "hold", "sound"}
     steps = [line.text for line in lines if line.kind == "step"]
     assert len(steps) == len(PATH)
     assert steps[0] == "RINGING — RANG_ENOUGH → GREETING: answer, say_recording_notice, say_opening, listen"

@@ -55,7 +55,7 @@ A_DAY = Facts(
         served("in time", 15.0, Talk("601", 100.0, 10.0, 20.0), scores=(("601", 5),), role=Role.LAWYER,
                offers=(Offer("601", True, 11.0),), disposition=("601", True)),
         served("late", 15.1, Talk("601", 60.0, 0.0, 30.0, transferred=True), Talk("602", 80.0, 0.0, 0.0),
-               scores=(("602", 2),), role=Role.PARTY, disposition=("602", False),
+               scores=(("602", 2),), role=Role.PARTY, disposition=("602", False), one_way=("601",),
                offers=(Offer("602", False, 5.0), Offer("601", True, 4.0), Offer("602", True, 11.1))),
         served("consulted", 0.0, Talk("602", 40.0, 20.0, 5.0), Talk("603", 30.0, 0.0, 10.0, with_caller=False),
                scores=(("602", 4),), role=Role.LAWYER, offers=(Offer("602", True, 2.0), Offer("603", None))),
@@ -67,7 +67,7 @@ A_DAY = Facts(
         call("rang on", until=AT + 11.0, outcome="left_in_menu"),
         call("fallback", until=AT + 1.0, outcome="fallback"),
         call("placed", placed=True, answered_after_s=20.0, talks=(Talk("601", 50.0, 0.0, 10.0),),
-             offers=(Offer("601", False),)),
+             one_way=("601",), offers=(Offer("601", False),)),
         call("in vain", placed=True, outcome="unreached"),
     ),
     times={
@@ -111,6 +111,7 @@ BY_HAND = {
     "on_the_spot": (1, 2),
     # 601 talked three times, 602 twice, 603 only in a consultation
     "calls_a_day": (5, 2),
+    "one_way_audio": (2, 0),
 }
 
 
@@ -251,6 +252,7 @@ CALLS = st.builds(
     offers=st.lists(OFFERS, max_size=3).map(tuple),
     scores=st.lists(st.tuples(AGENTS, st.integers(1, 5)), max_size=1).map(tuple),
     disposition=st.none() | st.tuples(AGENTS, st.booleans()),
+    one_way=st.lists(AGENTS, max_size=2, unique=True).map(tuple),
 ).map(lambda one: replace(one, wait_s=None) if one.placed else one)
 PERIODS = st.builds(
     Facts,

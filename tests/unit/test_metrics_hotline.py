@@ -101,6 +101,8 @@ def test_all_series_are_there_before_the_first_call(hotline):
     hotline.disposed("pressing", "work_order")
     hotline.second_call("time")
     hotline.drift("ledger_and_cdr", 2)
+    hotline.talk_judged("second_line")
+    hotline.one_way_audio("agent", "lawyer")
     assert series(hotline) == before
 
 
@@ -144,8 +146,8 @@ def test_no_label_can_hold_what_a_caller_brings():
               for value in values if isinstance(value, str)}  # fmt: skip
     for label, values in labels_of(hotline).items():
         assert label in {
-            "agent", "between", "by", "kind", "lane", "need", "outcome", "part", "place", "purpose", "result", "role",
-            "score", "stage", "state", "status", "store",
+            "agent", "between", "by", "kind", "lane", "line", "need", "outcome", "part", "place", "purpose", "result",
+            "role", "score", "side", "stage", "state", "status", "store",
         }, f"a new label: can a caller choose its value? {label}"  # fmt: skip
         assert values <= ({"601"} if label == "agent" else listed), label
 
