@@ -174,6 +174,8 @@ def talks(session: Session, call_ids: Collection[str]) -> list[Talk]:
         .outerjoin(models.OutboundCall, models.OutboundCall.call_id == models.Call.id)
         .where(models.Call.id.in_(call_ids), models.Recording.store == "local")
     ).all()
+    if not calls:
+        return []
     of: defaultdict[str, _Rows] = defaultdict(_Rows)
 
     def rows(model: Any, *where: Any) -> Iterable[Any]:
