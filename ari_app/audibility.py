@@ -202,9 +202,7 @@ def _talks(
     call: models.Call, ending: models.Ending, seconds: float, placed_for: str | None, rows: _Rows
 ) -> Iterable[Talk]:
     begins = ending.at - seconds
-    if (
-        placed_for is None and ending.answered_after_s is not None
-    ):  # of a call that we place, the first sound is ringing
+    if placed_for is None and ending.answered_after_s is not None:  # a call that we place begins with ringing
         begins = call.at + ending.answered_after_s
     presses = sorted((row.at, row.who, row.began) for row in rows.holds)
     silent = held(presses, ending.at) + [(row.at, row.at + row.seconds) for row in rows.prompts]
