@@ -50,8 +50,8 @@ CALLER_SPEAKS, AGENT_SPEAKS = "agent-resumed", "agent-paused"
 """Clips that stand in for the two people's own voices."""
 LISTENS_S = 1.4
 """How much of a question the caller hears before typing over it."""
-PICKS_UP_AFTER_S = 1.1
-"""Late enough that the caller hears music before the agent."""
+PICKS_UP_AFTER_S = 0.5
+"""After the caller has heard that the call is put through: music is heard before the agent."""
 KEY_PAUSE_S = 0.06
 TURN_S = 0.4
 """People's pause before they speak or press a key."""
@@ -231,6 +231,7 @@ async def _converse(caller: Call, agent: Phone, settings: Settings, story: Story
     await keys("1")
     offer = await agent.rings()
     story.saw("agent", f"rings: {offer.display}")
+    await caller.hears("transferring")
     await asyncio.sleep(PICKS_UP_AFTER_S)
     await offer.picks_up()
     story.saw("agent", "picks up")
