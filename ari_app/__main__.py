@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import cast
 
@@ -62,6 +62,7 @@ STORED_WITHIN_S = 10.0
 """Recordings that are not stored by then when the hotline is drained wait in the spool for the next start."""
 DATABASE_ANSWERS_WITHIN_S = 3.0
 SALVAGE_EVERY_S = 10.0
+CALLERS_FIRST_S = 3.0
 """So often Asterisk is asked which calls it still has, to salvage recordings whose end nobody declared."""
 
 DUTIES: dict[Duty, AgentState] = {
@@ -125,21 +126,32 @@ async def control(settings: Settings, catalogue: Catalogue) -> None:
             tasks = [
                 group.create_task(house.client.run(), name="client"),
                 group.create_task(reception.run(), name="reception"),
-                group.create_task(keep_recordings(house, vault, pending), name="vault"),
                 group.create_task(house.metrics.measure_loop_lag(), name="lag"),
-                group.create_task(drift.run(), name="drift"),
-                group.create_task(audibility.run(), name="audibility"),
-                group.create_task(
-                    serve(house, reception.calls.values, reception.leading, reception.case_calls), name="api"
-                ),
                 group.create_task(tell_supervisor(house, reception), name="supervisor"),
                 group.create_task(drain(draining, reception, pending, stopping.set), name="drain"),
             ]
+            beside: dict[str, Callable[[], Awaitable[None]]] = {
+                "vault": lambda: keep_recordings(house, vault, pending),
+                "drift": drift.run,
+                "audibility": audibility.run,
+                "api": lambda: serve(house, reception.calls.values, reception.leading, reception.case_calls),
+            }
+            tasks += [group.create_task(callers_first(reception, work), name=name) for name, work in beside.items()]
             await stopping.wait()
             notify.send(notify.STOPPING, notify.patience(ENDS_WITHIN_S))
             log.info("stopping")
             for task in tasks:
                 task.cancel()
+
+
+async def callers_first(reception: Reception, work: Callable[[], Awaitable[None]]) -> None:
+    """Does `work`, which no caller waits for, once the calls of an earlier controller are taken up: in that second the
+    processor is theirs. If Asterisk is away, soon all the same.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CALLERS_FIRST_S):
+            await reception.ready.wait()
+    await work()
 
 
 def reload(desk: Desk) -> None:

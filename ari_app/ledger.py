@@ -64,6 +64,10 @@ WORTH_EMPTYING_BYTES = 1_000_000
 """A journal smaller than this is left as it is while rows still wait."""
 
 logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # its warnings quote refused rows: personal data
+OPEN_AT_MOST_S = 86_400.0
+"""No call lasts so long. What an earlier controller left is younger than its newest call by less: the years before it
+need not be read while callers wait.
+"""
 CUT_OFF = ("broken", "fallback")
 """Outcomes of calls that did not come to their end in the SOP."""
 
@@ -615,10 +619,12 @@ def left_open(session: Session, instance: str, waiting: Iterable[Table] = ()) ->
 
     `waiting`: rows that are in a journal and perhaps not in the database.
     """
+    ours = Call.id.startswith(f"{instance}-", autoescape=True)
+    newest = select(Call.at).where(ours).order_by(Call.at.desc()).limit(1).scalar_subquery()
     unclosed = (
         select(Call)
         .outerjoin(Ending, Ending.call_id == Call.id)
-        .where(Ending.call_id.is_(None), Call.id.startswith(f"{instance}-", autoescape=True))
+        .where(Ending.call_id.is_(None), ours, Call.at >= newest - OPEN_AT_MOST_S)
     )
     calls = {call.id: call for call in session.scalars(unclosed)}
     more: dict[type[Table], dict[Any, Any]] = {}

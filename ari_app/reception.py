@@ -332,6 +332,7 @@ class Reception:
     async def _take_up_callbacks(self) -> None:
         """Numbers that callers left while nobody was there: one file each, a ledger row, then the file goes."""
         folder = self._hotline.settings.spool_dir / "callbacks"
+        await self.ready.wait()  # whoever is still on the line comes first
         while True:
             for file in waiting_requests(folder):
                 try:
