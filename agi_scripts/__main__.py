@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import sys
@@ -24,6 +25,8 @@ def main() -> int:
         return 1
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
+    gc.collect()
+    gc.freeze()  # else each full collection looks at all that is loaded, while a caller waits
     server.run()
     return 0
 
