@@ -165,7 +165,7 @@ async def test_one_who_served_for_a_while_follows_at_once_each_time(serving: Kee
         await asyncio.sleep(0.15)
         os.kill(serving.pid, signal.SIGKILL)
         ended, _ = await serving.until("ended", nth)
-        assert (await serving.until("started", nth + 1))[0] - ended < 1.0
+        assert (await serving.until("started", nth + 1))[0] - ended < 0.2
     assert serving.count("waiting") == 0
 
 
