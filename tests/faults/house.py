@@ -37,14 +37,16 @@ SHORT_CALLS: dict[str, Any] = {
 RULES = """
 [callbacks]
 allowed = ["00:00", "23:59"]
+morning = ["00:00", "23:59"]
+afternoon = ["00:00", "23:59"]
 attempts = 1
 ring_s = 10.0
 [survey]
 answer_within_s = 1.0
 reason_begins_within_s = 1.0
 """
-"""Callbacks at whatever hour the harness runs, once: a second attempt would come after a minute at the earliest. The
-survey, like all else, waits in silence for less than the law allows.
+"""Callbacks at whatever hour the harness runs and whatever time of day the caller chose, once: a second attempt would
+come after a minute at the earliest. The survey, like all else, waits in silence for less than the law allows.
 """
 
 
