@@ -171,6 +171,8 @@ class Desk:
                 )  # fmt: skip
         offered = [agent for agent in self._agents.values() if agent.duty in OFFERED]
         self._agents |= await self._ledger.look_up(lambda session: with_rests(session, offered))
+        for agent in self._agents.values():
+            self._is_now(agent)
         wrapping = [agent.number for agent in self._agents.values() if agent.duty is Duty.WRAP_UP]
         talked_since = await self._ledger.look_up(lambda session: talking_since(session, wrapping))
         for agent in list(self._agents.values()):
@@ -241,7 +243,6 @@ class Desk:
 
     def expected_wait_s(self, call_id: str) -> float:
         """Seconds until an agent is reserved for the call, from how fast its line was served lately."""
-        self._see()
         return self._room.expected_wait_s(call_id)
 
     # ------------------------------------------------------------ callers
@@ -307,7 +308,7 @@ class Desk:
             self._match_again.cancel()
         stuck: list[str] = []
         try:
-            while (pair := self._next()) is not None:
+            while (pair := self._room.next(self._clock())) is not None:
                 call_id, number = pair
                 if await self._reserve(number, call_id):
                     continue
@@ -320,14 +321,6 @@ class Desk:
         wait_s = STUCK_AGAIN_S if stuck else max(self._room.wake_at - self._clock(), 0.001)
         if wait_s < inf:
             self._match_again = asyncio.get_running_loop().call_later(wait_s, self._match_soon)
-
-    def _next(self) -> tuple[str, str] | None:
-        """The call that is offered next, and the agent."""
-        self._see()
-        return self._room.next(self._clock())
-
-    def _see(self) -> None:
-        self._room.sees(self._agents.values(), self._can_be_rung)
 
     async def _reserve(self, number: str, call_id: str, *, pulled: bool = False) -> bool:
         """Offers agent `number` to `call_id`; False if one of them is not there any more."""
@@ -415,13 +408,20 @@ class Desk:
     def on_the_phone(self, phone: str) -> Iterator[None]:
         """While a feature code is dialled at `phone` it is not offered a call: it would be busy, and that is RONA."""
         self._dialling[phone] += 1
+        self._look_who_sits_at(phone)
         try:
             yield
         finally:
             self._dialling[phone] -= 1
             if not self._dialling[phone]:
                 del self._dialling[phone]
+            self._look_who_sits_at(phone)
             self._match_soon()
+
+    def _look_who_sits_at(self, phone: str) -> None:
+        for agent in self._agents.values():
+            if agent.phone == phone:
+                self._room.sees(agent, free=self._can_be_rung(agent))
 
     def _must_be_on_the_hook(self, number: str, dialled: bool) -> None:
         """Agent `number`'s phone, but for the feature code itself if it was `dialled` there. Raises FeatureRefused."""
@@ -776,7 +776,7 @@ class Desk:
                 await self._look_again(number)
             else:
                 return None
-            self._agents[number] = after
+            self._is_now(after)
             self._set_timer(after)
         log.info("agent %s: %s → %s (%s)", number, before.duty, after.duty, news.reason or news.what)
         if before.duty is Duty.WRAP_UP and after.duty is not Duty.WRAP_UP:
@@ -808,9 +808,17 @@ class Desk:
         """Somebody else changed this agent: what the database says counts."""
         found = await self._ledger.ask(lambda session: session.get(Agent, number))
         if found is None:
-            self._agents.pop(number, None)
+            self._is_gone(number)
         elif self._agents.get(number) != (now := _now(found)):
-            self._agents[number] = now
+            self._is_now(now)
+
+    def _is_now(self, agent: AgentNow) -> None:
+        self._agents[agent.number] = agent
+        self._room.sees(agent, free=self._can_be_rung(agent))
+
+    def _is_gone(self, number: str) -> None:
+        self._agents.pop(number, None)
+        self._room.sees_no_more(number)
 
     async def _look_at_all(self) -> None:
         """The same for everybody, but for those who are being changed just now."""
@@ -821,10 +829,10 @@ class Desk:
         gone = self._agents.keys() - {agent.number for agent in found}
         for agent in found:
             if not self._changing[agent.number].locked() and self._agents.get(agent.number) != agent:
-                self._agents[agent.number] = agent
+                self._is_now(agent)
                 self._tell(agent)
         for number in gone:
-            del self._agents[number]
+            self._is_gone(number)
 
 
 @dataclass(frozen=True)

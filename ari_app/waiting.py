@@ -83,7 +83,8 @@ class WaitingRoom:
         self._skills: dict[str, dict[str, int]] = {}
         self._known: dict[str, Wants] = {}
         """What calls of an earlier controller want."""
-        self._seen: dict[str, tuple[AgentNow, bool]] = {}
+        self._floor: dict[str, tuple[AgentNow, bool]] = {}
+        """Every agent as told last, and whether the phone can be rung."""
         self._served: dict[str, Served] = {}
         self._all = {line: Places() for line in LINES}
         self._not_offered = {line: Places() for line in LINES}
@@ -95,7 +96,7 @@ class WaitingRoom:
     def _follow(self, rules: Rules) -> None:
         self._rules = rules
         self._router = Router(rules)
-        self._seen.clear()
+        self._show_all()
         for place in self.places.values():
             if not place.offered:
                 self._router.join(place.call)
@@ -113,7 +114,7 @@ class WaitingRoom:
         """Of every agent: level by skill."""
         if skills != self._skills:
             self._skills = skills
-            self._seen.clear()
+            self._show_all()
 
     def remember(self, wants: Mapping[str, Wants]) -> None:
         """What calls wanted of an earlier controller, until they say it anew."""
@@ -217,22 +218,28 @@ class WaitingRoom:
 
     # ------------------------------------------------------------ who is next
 
-    def sees(self, agents: Iterable[AgentNow], can_be_rung: Callable[[AgentNow], bool]) -> None:
-        """All agents as they are now."""
-        gone = set(self._seen)
-        for agent in agents:
-            gone.discard(agent.number)
-            now = agent, can_be_rung(agent)
-            if self._seen.get(agent.number) != now:
-                self._seen[agent.number] = now
-                if agent.duty in ON_DUTY:
-                    free = agent.since if now[1] else None
-                    self._router.on_duty(OnDuty(agent.number, self.skills_of(agent.number), free))
-                else:
-                    self._router.off_duty(agent.number)
-        for number in gone:
-            del self._seen[number]
+    def sees(self, agent: AgentNow, *, free: bool) -> None:
+        """An agent as of now; `free`: can be rung. Told of each change, so that a choice need not look at everybody."""
+        now = agent, free
+        if self._floor.get(agent.number) != now:
+            self._floor[agent.number] = now
+            self._show(agent, free)
+
+    def sees_no_more(self, number: str) -> None:
+        """There is no such agent any more."""
+        if self._floor.pop(number, None) is not None:
             self._router.off_duty(number)
+
+    def _show(self, agent: AgentNow, free: bool) -> None:
+        if agent.duty in ON_DUTY:
+            idle_since = agent.since if free else None
+            self._router.on_duty(OnDuty(agent.number, self.skills_of(agent.number), idle_since))
+        else:
+            self._router.off_duty(agent.number)
+
+    def _show_all(self) -> None:
+        for agent, free in self._floor.values():
+            self._show(agent, free)
 
     def next(self, now: float) -> tuple[str, str] | None:
         """The call that is offered next and the agent it is offered to, of those who were seen."""
@@ -253,7 +260,7 @@ class WaitingRoom:
     def _able(self, line: str) -> int:
         """Agents on duty who serve `line`."""
         return sum(
-            agent.duty in ON_DUTY and self.skills_of(agent.number).get(line, 0) > 0 for agent, _ in self._seen.values()
+            agent.duty in ON_DUTY and self.skills_of(agent.number).get(line, 0) > 0 for agent, _ in self._floor.values()
         )
 
     def may_be_served(self, call_id: str) -> bool:
