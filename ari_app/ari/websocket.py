@@ -43,8 +43,8 @@ ANSWER_LIMIT = 64 * 1024 * 1024
 
 PING_EVERY_S = 0.3
 PONG_CHECKED_EVERY_S = 0.1
-PONG_CHECKS = 12
-"""A half-open link is noticed after 1.5 s at the latest, before any request on it has waited in vain. Counted in
+PONG_CHECKS = 15
+"""A half-open link is noticed after 1.8 s at the latest, before any request on it has waited in vain. Counted in
 checks of ours, not by the clock: a controller that was itself stopped for a while must not take Asterisk for dead."""
 NOTICED_WITHIN_S = PING_EVERY_S + PONG_CHECKS * PONG_CHECKED_EVERY_S
 
