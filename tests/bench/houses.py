@@ -329,14 +329,19 @@ announce = {says}/{WHISPER}
 
 
 async def register(flow: Flow) -> None:
-    """Every agent's phone, at the address where sipp will be. Raises SetUpFailed if one is refused."""
+    """Every agent's phone, at the address where sipp will be. Raises SetUpFailed if one is refused.
+
+    Taken off first: a new contact is asked at once whether it can be reached, one that Asterisk remembers from before
+    its start only after up to 30 s.
+    """
     server = (flow.places.pbx, flow.instance.settings.sip_port)
     async with Line(flow.places.agents, server) as line:
         everybody = list(flow.access.values())
         for some in (everybody[n : n + 50] for n in range(0, len(everybody), 50)):
-            done = await asyncio.gather(*(line.register(a.number, a.password, REGISTERED_FOR_S) for a in some))
-            if not all(done):
-                raise SetUpFailed(f"{flow.name}: {done.count(False)} phones were not registered.")
+            for lasts_s in (0, REGISTERED_FOR_S):
+                done = await asyncio.gather(*(line.register(a.number, a.password, lasts_s) for a in some))
+                if not all(done):
+                    raise SetUpFailed(f"{flow.name}: {done.count(False)} phones were not registered.")
         await reachable(flow)  # what Asterisk asks of a new contact at once is answered here
 
 

@@ -66,7 +66,7 @@ class Floor:
         """So many agents take calls, and can be reached; `fresh`: from a new start."""
         if fresh or on_duty != self._on_duty or not await self.flow.all_on_duty():
             await self.flow.open(on_duty)
-            self._on_duty = on_duty
+            self._on_duty, self._registered_at = on_duty, None
         if self._registered_at is None or time.monotonic() - self._registered_at > REGISTERED_AGAIN_AFTER_S:
             self._agents.close()
             await register(self.flow)
