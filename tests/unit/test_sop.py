@@ -7,7 +7,7 @@ from enum import Enum, auto
 from itertools import product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ari_app.features import FEATURES
@@ -432,15 +432,18 @@ def test_nothing_of_the_case_before_identity_is_proven(path):
 
 @settings(max_examples=150, deadline=None)
 @given(walks)
+@example([Heard.RANG_ENOUGH, Heard.RESUMED])
 def test_the_caller_is_answered_first_and_always_asked_the_closing_before_the_hotline_hangs_up(path):
-    call, done = Progress(), []
+    call, done, answers = Progress(), [], 0
     for heard in path:
         call, actions = step(call, heard)
         done += actions
+        if heard is not Heard.RESUMED:  # then it is done again: an earlier controller may not have come to it
+            answers += actions.count(Do.ANSWER)
     if done:
         placed = done[0] is Do.RING_AGENT
         assert placed or done[0] is Do.ANSWER
-        assert done.count(Do.ANSWER) == (0 if placed else 1)
+        assert answers == (0 if placed else 1)
         to_the_person = [do for do in done if do in SPEAKING or do is Do.MEET]
         assert not placed or not to_the_person or to_the_person[0] is Do.MEET, "nobody is spoken to before the answer"
     if Do.HANG_UP in done:
