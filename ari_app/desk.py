@@ -408,20 +408,20 @@ class Desk:
     def on_the_phone(self, phone: str) -> Iterator[None]:
         """While a feature code is dialled at `phone` it is not offered a call: it would be busy, and that is RONA."""
         self._dialling[phone] += 1
-        self._look_who_sits_at(phone)
+        self._is_dialled_or_not(phone)
         try:
             yield
         finally:
             self._dialling[phone] -= 1
             if not self._dialling[phone]:
                 del self._dialling[phone]
-            self._look_who_sits_at(phone)
+            self._is_dialled_or_not(phone)
             self._match_soon()
 
-    def _look_who_sits_at(self, phone: str) -> None:
+    def _is_dialled_or_not(self, phone: str) -> None:
         for agent in self._agents.values():
             if agent.phone == phone:
-                self._room.sees(agent, free=self._can_be_rung(agent))
+                self._is_now(agent)
 
     def _must_be_on_the_hook(self, number: str, dialled: bool) -> None:
         """Agent `number`'s phone, but for the feature code itself if it was `dialled` there. Raises FeatureRefused."""

@@ -345,7 +345,8 @@ async def start_child(
     try:
         return await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.PIPE if waits else DEVNULL, stdout=out, stderr=asyncio.subprocess.STDOUT,
-            env={**inherited, **environment}, cwd=PROJECT, start_new_session=True, preexec_fn=_die_with_parent,
+            env={**inherited, **environment}, cwd=PROJECT, start_new_session=True,
+            preexec_fn=at_the_parents_death(signal.SIGKILL),
         )  # fmt: skip
     except FileNotFoundError as error:
         raise SetUpFailed(f"{command[0]} is missing.") from error
@@ -383,5 +384,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
 
 
-def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def at_the_parents_death(number: signal.Signals) -> Callable[[], None]:
+    """To be called in a new child: it is sent that signal when the thread that started it is gone (prctl(2))."""
+
+    def be_told() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, number)
+
+    return be_told

@@ -38,8 +38,8 @@ def measure(
     """Microseconds, p50 and p99, for each size.
 
     ``select``: `Router.next` alone. ``turn``: all that one offer costs the router: selected, the caller taken out, the
-    agent busy, free again, a new caller let in. ``desk``: a selection as the desk makes it, who is
-    told before of one agent's becoming busy and free again.
+    agent busy, free again, a new caller let in. ``desk``: a selection as the desk makes it, which
+    is told before of one agent's becoming busy and free again.
     """
     return [_measure(waiting, free, times) for waiting in callers for free in agents]
 

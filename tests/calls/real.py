@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import csv
-import ctypes
 import json
 import os
 import shutil
@@ -32,6 +31,7 @@ from sqlalchemy.orm import Session
 from ari_app import callbacks, store
 from ari_app.flow.duty import ON_A_CALL
 from ari_app.instance import Instance, environment_of
+from ari_app.processes import at_the_parents_death
 from ari_app.settings import Settings, load
 from ari_app.staff import Access
 from ari_app.testcall.hearing import Ear, PromptSounds
@@ -41,11 +41,6 @@ from tests.calls.house import NUMBER, Script
 T = TypeVar("T")
 
 READY_WITHIN_S = 60.0
-AT_ANY_HOUR = """
-[callbacks]
-allowed = ["00:00", "23:59"]
-"""
-"""People are called back whenever the tests run."""
 
 
 def zone_of_noon() -> str:
@@ -59,15 +54,6 @@ def own_network(nth: int = 0) -> str:
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw30").removeprefix("gw"))
     return f"127.{64 + crc32(run.encode()) % 128}.{worker * 8 + nth}"
-
-
-_libc = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
-
-
-def end_with_the_tests() -> None:
-    """Called in a new child: it is told to end if the test process is killed and cannot tell it."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 class Running:
@@ -88,7 +74,7 @@ class Running:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=end_with_the_tests,
+                preexec_fn=at_the_parents_death(signal.SIGINT),  # killed tests cannot stop it
             )
         self._wait()
         with (settings.run_dir / "agents.csv").open(encoding="utf-8") as file:
@@ -117,7 +103,7 @@ class Running:
             changed = dict(changed)
             rules = changed.pop("rules", "")
             desk = Path(folder, "desk.toml")
-            desk.write_text(rules if "[callbacks]" in rules else rules + AT_ANY_HOUR, encoding="utf-8")
+            desk.write_text(rules, encoding="utf-8")
             settings = load(
                 Path(os.devnull),
                 {},

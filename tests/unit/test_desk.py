@@ -421,6 +421,13 @@ class House:
         self.desk.join(call, BEGAN + asyncio.get_running_loop().time(), inbox)
         return inbox
 
+    async def talks(self, call: str, agent: str) -> None:
+        """`call` has waited for the one who is free, and they talk."""
+        self.joins(call)
+        await settled()
+        self.desk.leave(call)
+        await self.desk.talks(call, agent)
+
     def behind_the_desks_back(self, number: str, duty: Duty, call_id: str | None = None) -> None:
         with store.session(self.engine) as session:
             session.execute(update(Agent).where(Agent.number == number).values(state=duty.value, call_id=call_id))
@@ -477,10 +484,7 @@ async def test_an_agent_who_did_not_answer_stays_paused_until_resuming():
 
 async def test_wrap_up_ends_by_itself_and_is_measured():
     async with opened("601") as house:
-        house.joins("demo-1.1")
-        await settled()
-        house.desk.leave("demo-1.1")
-        await house.desk.talks("demo-1.1", "601")
+        await house.talks("demo-1.1", "601")
         await house.desk.wraps_up("demo-1.1", "601", 90.0, 10.0)
         next_caller = house.joins("demo-2.1")
         await asyncio.sleep(19.9)
@@ -494,10 +498,7 @@ async def test_wrap_up_ends_by_itself_and_is_measured():
 
 async def test_where_there_is_no_wrap_up_the_next_caller_comes_at_once_and_the_call_is_measured():
     async with opened("601") as house:
-        house.joins("demo-1.1")
-        await settled()
-        house.desk.leave("demo-1.1")
-        await house.desk.talks("demo-1.1", "601")
+        await house.talks("demo-1.1", "601")
         next_caller = house.joins("demo-2.1")
         talk_ended_at = BEGAN + asyncio.get_running_loop().time() - 20.0
         await house.desk.wraps_up("demo-1.1", "601", 90.0, 10.0, since=talk_ended_at)
@@ -519,10 +520,7 @@ async def test_where_there_is_no_wrap_up_the_next_caller_comes_at_once_and_the_c
 )
 async def test_wrap_up_ends_early_by_code_and_is_measured_once(code, duty):
     async with opened("601") as house:
-        house.joins("demo-1.1")
-        await settled()
-        house.desk.leave("demo-1.1")
-        await house.desk.talks("demo-1.1", "601")
+        await house.talks("demo-1.1", "601")
         await house.desk.wraps_up("demo-1.1", "601", 90.0, 0.0)
         await asyncio.sleep(5)
         await getattr(house.desk, code)("601")
@@ -534,10 +532,7 @@ async def test_wrap_up_ends_early_by_code_and_is_measured_once(code, duty):
 
 async def test_wrap_up_ended_by_code_in_the_moment_it_ends_by_itself_is_measured_once():
     async with opened("601") as house:
-        house.joins("demo-1.1")
-        await settled()
-        house.desk.leave("demo-1.1")
-        await house.desk.talks("demo-1.1", "601")
+        await house.talks("demo-1.1", "601")
         await house.desk.wraps_up("demo-1.1", "601", 90.0, 0.0)
         await asyncio.sleep(QUEUE.wrap_up_s)
         await house.desk.ready("601")
@@ -707,10 +702,7 @@ async def test_agents_serve_on_while_the_database_is_away_and_it_hears_of_all_in
 
 async def test_a_wrap_up_ends_in_time_while_the_database_is_away():
     async with opened("601") as house:
-        house.joins("demo-1.1")
-        await settled()
-        house.desk.leave("demo-1.1")
-        await house.desk.talks("demo-1.1", "601")
+        await house.talks("demo-1.1", "601")
         await house.desk.wraps_up("demo-1.1", "601", 90.0, 0.0)
         outage = Outage(house.engine)
         outage.away = True

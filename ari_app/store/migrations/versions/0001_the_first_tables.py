@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
+from ari_app.store.migrations.append_only import make_refusal, refuse_changes
+
 revision: str = "0001"
 down_revision: str | None = None
 branch_labels: str | Sequence[str] | None = None
@@ -208,30 +210,11 @@ def upgrade() -> None:
     with op.batch_alter_table("milestones", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_milestones_case_id"), ["case_id"], unique=False)
 
-    for table in LEDGER:
-        refuse_changes(table)
+    make_refusal()
+    refuse_changes(*LEDGER)
 
 
 LEDGER = (
     "calls", "transitions", "identities", "offers", "prompts_heard", "endings", "recordings", "callbacks",
     "agent_states",
 )  # fmt: skip
-
-
-def refuse_changes(table: str) -> None:
-    """The ledger is append-only: the database itself refuses UPDATE and DELETE on `table`."""
-    if op.get_bind().dialect.name == "postgresql":
-        op.execute(
-            "CREATE OR REPLACE FUNCTION ledger_is_append_only() RETURNS trigger LANGUAGE plpgsql AS "
-            "$$ BEGIN RAISE EXCEPTION 'the ledger is append-only'; END $$"
-        )
-        op.execute(
-            f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE ON {table} "
-            "FOR EACH ROW EXECUTE FUNCTION ledger_is_append_only()"
-        )
-        return
-    for verb in ("UPDATE", "DELETE"):
-        op.execute(
-            f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
-            "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
-        )

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
+from ari_app.store.migrations.append_only import refuse_changes
+
 revision: str = "0003"
 down_revision: str | None = "0002"
 branch_labels: str | Sequence[str] | None = None
@@ -241,8 +243,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_queue_events_at"), "queue_events", ["at"], unique=False)
     op.create_index(op.f("ix_queue_events_call_id"), "queue_events", ["call_id"], unique=False)
 
-    for table in LEDGER:
-        refuse_changes(table)
+    refuse_changes(*LEDGER)
 
 
 LEDGER: tuple[str, ...] = (
@@ -250,18 +251,3 @@ LEDGER: tuple[str, ...] = (
     "matters", "queue_events", "callback_events", "outbound", "talk_times",
 )  # fmt: skip
 """The ledger's tables that are made here."""
-
-
-def refuse_changes(table: str) -> None:
-    """The ledger is append-only: the database itself refuses UPDATE and DELETE on `table`."""
-    if op.get_bind().dialect.name == "postgresql":
-        op.execute(
-            f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE ON {table} "
-            "FOR EACH ROW EXECUTE FUNCTION ledger_is_append_only()"
-        )
-        return
-    for verb in ("UPDATE", "DELETE"):
-        op.execute(
-            f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
-            "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
-        )

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
+from ari_app.store.migrations.append_only import refuse_changes
+
 revision: str = "0004"
 down_revision: str | None = "0003"
 branch_labels: str | Sequence[str] | None = None
@@ -32,20 +34,4 @@ def upgrade() -> None:
         sa.Column("unheard", sa.String(length=8), nullable=False),
         sa.PrimaryKeyConstraint("call_id", "agent", name=op.f("pk_talk_sounds")),
     )
-    for table in ("holds", "talk_sounds"):
-        refuse_changes(table)
-
-
-def refuse_changes(table: str) -> None:
-    """The ledger is append-only: the database itself refuses UPDATE and DELETE on `table`."""
-    if op.get_bind().dialect.name == "postgresql":
-        op.execute(
-            f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE ON {table} "
-            "FOR EACH ROW EXECUTE FUNCTION ledger_is_append_only()"
-        )
-        return
-    for verb in ("UPDATE", "DELETE"):
-        op.execute(
-            f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
-            "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
-        )
+    refuse_changes("holds", "talk_sounds")
