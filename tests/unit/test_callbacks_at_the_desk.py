@@ -7,7 +7,7 @@ from datetime import UTC
 
 from prometheus_client import CollectorRegistry
 
-from ari_app.callbacks import Callbacks, Seat
+from ari_app.callbacks import SEAT_EVERY_S, Callbacks, Seat
 from ari_app.desk import Desk, Reserved
 from ari_app.flow.duty import Duty
 from ari_app.ledger import InlineExecutor, Ledger
@@ -38,6 +38,37 @@ async def test_an_agent_for_a_seat_that_was_left_goes_to_the_later_seat_of_the_s
     await settled()
     assert [call.call_id for call in placed] == [later.call.call_id]
     assert desk.agent("601").call_id == later.call.call_id
+    desk.close()
+    await ledger.close()
+    engine.dispose()
+
+
+async def test_everybody_whom_asterisk_cut_off_is_seated_one_after_another_in_the_order_of_their_places():
+    engine = staffed()
+    ledger = Ledger(engine, executor=InlineExecutor())
+
+    def clock() -> float:
+        return BEGAN + asyncio.get_running_loop().time()
+
+    desk = Desk(ledger, Queue(), clock)
+    callbacks = Callbacks(ledger, desk, HotlineMetrics(CollectorRegistry()), clock, UTC, "demo")
+    await desk.open()
+    await callbacks.open(set())
+    for n in (3, 1, 4, 2, 0):
+        lost = models.Callback(id=f"demo-1.{n}", at=clock(), since=BEGAN - 60 + n, number=f"1540000123{n}",
+                               reason="lost", role="party")  # fmt: skip
+        callbacks.asked(lost)
+    callbacks.go(lambda _: None)
+    looking = asyncio.create_task(callbacks.run())
+    seated: list[list[float]] = []
+    for _ in range(6):
+        seated.append([BEGAN - place.call.since for place in desk.in_line()])
+        await asyncio.sleep(SEAT_EVERY_S + 0.01)
+    assert seated[0] == [60]
+    assert seated[-1] == [60, 59, 58, 57, 56]
+    assert [len(now) for now in seated] == sorted(len(now) for now in seated)
+    assert [len(now) for now in seated][1] < 5
+    looking.cancel()
     desk.close()
     await ledger.close()
     engine.dispose()
