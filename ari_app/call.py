@@ -190,6 +190,8 @@ class Call:
     person: cases.Person | None = None
     answers: dict[Element, str] = field(default_factory=dict)
     language: str = "mandarin"
+    picked_up: bool = False
+    """By the dialplan, because callers are to hear no ringback."""
 
     def __post_init__(self) -> None:
         self.began = self.hotline.clock()
@@ -248,7 +250,10 @@ class Call:
     async def _begin(self) -> None:
         self.hotline.metrics.call_arrived()
         self.hotline.metrics.case_context(self.context.status)
-        await self._through(self._ring)
+        if self.picked_up:
+            await self.take(Heard.RANG_ENOUGH)
+        else:
+            await self._through(self._ring)
 
     async def take(self, heard: Heard, at: float | None = None) -> None:
         """One step of the SOP: look up, write down, do. `at`: when it was, if not now."""
@@ -598,7 +603,8 @@ class Call:
         with self.line.gone_is_hung_up():
             await self.voice.hush()  # of an earlier greeting, which would keep the answer waiting
             try:
-                await self.hotline.client.channels.answer(channelId=self.id)
+                if not self.picked_up:
+                    await self.hotline.client.channels.answer(channelId=self.id)
             except ServerError:  # "failed to answer": a caller who hangs up in this moment, if not something worse
                 await asyncio.sleep(GOES_S)
                 await self.hotline.client.channels.get(channelId=self.id)

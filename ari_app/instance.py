@@ -231,6 +231,7 @@ class Instance:
             "trunk_matches": "\n".join(f"match = {address}" for address in trunk.addresses),
             "rtp_low": str(settings.rtp_ports[0]),
             "rtp_high": str(settings.rtp_ports[1]),
+            "at_once": "yes" if not settings.answering.after_rings else "no",
             "agi_guard_s": f"{settings.agi_deadline_s + AGI_GUARD_S:g}",
             "prompts": str(settings.prompts / "audio"),
             "hotline_numbers": "\n".join(f"exten => {n},1,Goto(hotline,s,1)" for n in settings.hotline_numbers),

@@ -125,7 +125,7 @@ class Reception:
         called = channel.dialplan.exten or house.settings.hotline_numbers[0]
         call = Call(
             house, channel.id, arrival.mailbox, number, context=case_vars(channel),
-            language=house.desk.language_of(called),
+            language=house.desk.language_of(called), picked_up=channel.state == "Up",
         )  # fmt: skip
         house.ledger.write(models.Call(id=channel.id, caller_number=number, called_number=called, at=call.began))
         await self._serve(call)

@@ -34,13 +34,17 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 class Answering(Part, frozen=True):
     after_rings: int = 1
-    """The caller hears this many bursts of ringback before the hotline picks up (1 to 3). SOP-1."""
+    """The caller hears this many bursts of ringback before the hotline picks up (at most 3); 0: it picks up at once, in
+    the dialplan. SOP-1.
+    """
     deadline_s: float = 11.0
     """Three mainland rings: bursts start at 0, 5 and 10 s, the third ends at 11 s. SOP-1."""
 
     @property
     def delay_s(self) -> float:
         """From the INVITE to the answer: the end of the last burst, never past the deadline."""
+        if not self.after_rings:
+            return 0.0
         return min((self.after_rings - 1) * MAINLAND_RING_S + MAINLAND_RING_ON_S, self.deadline_s)
 
 
@@ -243,8 +247,8 @@ _DURATIONS = (
 def _check(settings: Settings) -> None:
     if not settings.instance.replace("-", "").isalnum() or not settings.instance.isascii():
         raise SettingsInvalid("instance: use letters, digits and dashes only.")
-    if not 1 <= settings.answering.after_rings <= 3:
-        raise SettingsInvalid("answering.after_rings: 1 to 3; it answers within three rings (SOP-1).")
+    if not 0 <= settings.answering.after_rings <= 3:
+        raise SettingsInvalid("answering.after_rings: 0 to 3; it answers within three rings (SOP-1).")
     if not 0 < settings.answering.deadline_s <= 15:
         raise SettingsInvalid("answering.deadline_s: at most 15 s (SOP-1).")
     if not 0 < settings.queue.offer_timeout_s <= 15:

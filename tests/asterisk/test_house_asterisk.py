@@ -9,6 +9,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,14 +48,14 @@ def account(number: str) -> AgentAccount:
     return AgentAccount(number, hashlib.md5(text.encode(), usedforsecurity=False).hexdigest())
 
 
-def prepared(folder: Path) -> Instance:
+def prepared(folder: Path, **overrides: Any) -> Instance:
     audio = folder / "prompts" / "audio"
     audio.mkdir(parents=True)
     for name, hz in TONES.items():
         (audio / f"{name}.alaw").write_bytes(to_alaw(tone(hz, 1.0)))
     settings = load(
         environment={}, instance="house", address=HOUSE, var_dir=str(folder), prompts_dir=str(folder / "prompts"),
-        trunk={"addresses": ["127.0.51.0/24"]},
+        trunk={"addresses": ["127.0.51.0/24"]}, **overrides,
     )  # fmt: skip
     instance = Instance(settings)
     instance.prepare([account("601")])
@@ -204,6 +205,21 @@ async def test_an_agi_server_that_hangs_holds_a_call_up_for_three_seconds_at_mos
         assert 2.5 < answer.at - caller.dialled_at < 3.5
         await asyncio.sleep(0.5)
         assert strength(caller.heard()[1600:], 500) > 0.8
+
+
+async def test_a_hotline_that_answers_at_once_waits_for_no_look_up(tmp_path: Path) -> None:
+    instance = prepared(tmp_path, answering={"after_rings": 0})
+    await instance.start_asterisk()
+    try:
+        async with silent_agi_server(), Caller(CALLER, HOTLINE) as caller:
+            await caller.dial("12368")
+            answer = await caller.answered()
+            assert answer.at - caller.dialled_at < 0.5
+            assert 180 not in {reply.status for reply in caller.replies}
+            await asyncio.sleep(4.0)
+            assert strength(caller.heard()[-4000:], 500) > 0.8 or strength(caller.heard()[-4000:], 600) > 0.8
+    finally:
+        await instance.stop()
 
 
 async def test_the_trunk_dials_nothing_but_the_hotline(hotline: Instance) -> None:

@@ -49,7 +49,7 @@ share = 0.0
 """
 """Whoever calls gets a place, and nobody is asked how it was: the twin does neither."""
 FOR_LOAD: dict[str, Any] = {
-    "answering": {"deadline_s": 0.001},
+    "answering": {"after_rings": 0},
     "queue": {"announce_every_s": 3600.0, "wrap_up_s": 0.0},
     "ending": {"leave_within_s": 0.05},
     "rtp_ports": (10000, 59999),

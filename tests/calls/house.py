@@ -200,6 +200,7 @@ class FakeHouse(Script):
                 instance="demo",
                 hotline_numbers=self.settings.hotline_numbers,
                 case_context=self._case_context,
+                at_once=not self.settings.answering.after_rings,
             )
         )
         self._ledger = Ledger(engine, executor=InlineExecutor())

@@ -404,6 +404,19 @@ async def test_agents_sign_in_pause_resume_and_sign_out_with_their_pin(hotline):
     await call.ended()
 
 
+async def test_a_hotline_that_answers_at_once_is_answered_by_the_dialplan_and_says_its_opening():
+    async with FakeHouse(answering={"after_rings": 0}) as hotline:
+        caller = await hotline.rings(from_=PARTY)
+        await caller.answered()
+        assert caller.rings == 0
+        assert caller.answered_after_s < 0.01
+        await caller.hears("recording-notice")
+        asked = [one.uri for one in hotline.asterisk.requests]
+        assert not [uri for uri in asked if uri.endswith(("/answer", "/ring"))]
+        caller.hang_up()
+        await hotline.ending()
+
+
 @pytest.mark.parametrize("rings", [1, 2, 3])
 async def test_the_hotline_answers_after_as_many_rings_as_it_is_told_and_never_later_than_three(rings):
     async with FakeHouse(answering={"after_rings": rings}) as hotline:

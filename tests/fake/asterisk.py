@@ -197,11 +197,12 @@ class FakeAsterisk(Exchange):
         latency_s: float = 0.001,
         events_late_s: float = 0.0,
         agi_s: float = 0.002,
+        at_once: bool = False,
     ) -> None:
         """`lengths`: media URI → seconds (one second each by default). `spool`: where recordings and callbacks go.
 
         `latency_s`: from a request to its answer; its events come in the middle of that, as they mostly do, or with
-        `events_late_s` above half of it, after the answer, as they sometimes do.
+        `events_late_s` above half of it, after the answer, as they sometimes do. `at_once`: the dialplan answers.
         """
         self.phones = FakePhones(self)
         super().__init__(lengths or seconds_each(1.0))
@@ -213,6 +214,7 @@ class FakeAsterisk(Exchange):
         self.latency_s = latency_s
         self.events_late_s = events_late_s
         self.agi_s = agi_s
+        self.at_once = at_once
         self.channelvars = CHANNELVARS
         self.requests: list[Request] = []
         """Everything the controller asked."""
@@ -952,7 +954,10 @@ class FakeAsterisk(Exchange):
         await self._thawed.wait()
         started = self.now()
         await asyncio.sleep(self.latency_s)
-        await self._ring(channel, True)
+        if self.at_once:
+            self.up(channel)
+        else:
+            await self._ring(channel, True)
         await self._look_up(channel, channel.caller["number"], "", "", "")
         if not await self.stasis(channel, ["inbound"]):
             channel.leaving = ("fallback", "s")

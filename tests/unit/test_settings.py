@@ -27,7 +27,7 @@ def test_no_file_and_no_environment_is_the_hotline_of_the_rules():
 
 
 @pytest.mark.parametrize(
-    ("rings", "deadline_s", "delay_s"), [(1, 11.0, 1.0), (2, 11.0, 6.0), (3, 11.0, 11.0), (3, 8.0, 8.0)]
+    ("rings", "deadline_s", "delay_s"), [(0, 11.0, 0.0), (1, 11.0, 1.0), (2, 11.0, 6.0), (3, 11.0, 11.0), (3, 8.0, 8.0)]
 )
 def test_the_answer_comes_at_the_end_of_a_ring_and_never_past_the_deadline(rings, deadline_s, delay_s):
     answering = {"after_rings": rings, "deadline_s": deadline_s}
@@ -54,7 +54,7 @@ BAD = [
     ("SANLING_TIME_ZONE", "../etc", "time_zone"),
     ("SANLING_AGI_DEADLINE_S", "0", "agi_deadline_s"),
     ("SANLING_AGI_DEADLINE_S", "nan", "agi_deadline_s"),
-    ("SANLING_ANSWERING__AFTER_RINGS", "0", "answering.after_rings"),
+    ("SANLING_ANSWERING__AFTER_RINGS", "-1", "answering.after_rings"),
     ("SANLING_ANSWERING__AFTER_RINGS", "4", "answering.after_rings"),
     ("SANLING_ANSWERING__AFTER_RINGS", "one", "answering.after_rings"),
     ("SANLING_ANSWERING__DEADLINE_S", "16", "answering.deadline_s"),
