@@ -82,10 +82,11 @@ async def take_up(house: Hotline, past: Past, inbox: Mailbox, now: Snapshot) -> 
     await _settle_what_was_let_go(call, past, legs, now)
     if isinstance(call, Outbound):
         await call.load_person()
+    await _recall_person(call, past)
     if call.story.messages or call.story.recording is not None:
-        await _recall_person(call, past)
         await call.settle_messages()
     if call.progress.state is State.ENDED:
+        call.callmeback.open_one(call.person)
         last = past.transitions[-1]
         call.ended_at = last.at
         if Do.HANG_UP.name in last.actions.split():
@@ -98,11 +99,12 @@ async def take_up(house: Hotline, past: Past, inbox: Mailbox, now: Snapshot) -> 
         offer = call.talk.offer
         if call.talk.bridge is not None and offer is not None and offer.joined_at is None:
             await _they_had_met(call, offer)
+        call.callmeback.take_up(call.person)
+        await _recall_callback(call)
         call.inbox.put(Heard.HUNG_UP)
     else:
         call.remember_context(channel)
         call.pad = pad_of(call.progress.state)
-        await _recall_person(call, past)
         call.callmeback.take_up(call.person)
         await _recall_callback(call)
         call.watch_ceiling()

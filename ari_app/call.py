@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,7 +27,7 @@ from ari_app import cases, opening, orders, outcomes, spoken
 from ari_app.ari import events
 from ari_app.ari.errors import AriError, Conflict, RequestTimeout, ServerError, Unreachable
 from ari_app.ari.mailboxes import Mailbox
-from ari_app.callmeback import CallMeBack
+from ari_app.callmeback import CallMeBack, ids_of
 from ari_app.desk import Reserved
 from ari_app.errors import StoreUnavailable
 from ari_app.flow.billing import TOGETHER
@@ -63,7 +63,7 @@ from ari_app.selfservice import SelfService
 from ari_app.spoken import TIMERS as SPOKEN
 from ari_app.store import models
 from ari_app.survey import Survey
-from ari_app.talk import Talk, second_name
+from ari_app.talk import TORN, Talk, second_name
 from ari_app.voice import Voice
 from metrics.hotline import CallOutcome, QueueResult
 
@@ -83,6 +83,10 @@ UNHEARD_S = 1.0
 """The link was down for longer than this: keys may have been missed, and the question is asked again."""
 UNSTICKS = {"message", "ring", "first-key", "next-key", "speech", "whisper", "context", "five", "second", *SPOKEN}
 """Timers each of which gets a call on."""
+SHUTDOWN = 4
+"""The cause of a hang-up request by an Asterisk that is being stopped. Source: AST_SOFTHANGUP_SHUTDOWN in channel.h."""
+SHUTDOWN_S = 20.0
+"""It is gone after this: it waits 15 s at most for its channels."""
 RELINK_AGAIN_S = 0.2
 TIMEOUTS = 3
 """A request that is not answered so often, 5 s each, breaks its call."""
@@ -132,6 +136,8 @@ class Resync:
     """Channel id → state."""
     ours: frozenset[str]
     """Ids of those that are with us, not in the dialplan."""
+    bridges: Mapping[str, Collection[str]]
+    """Bridge id → ids of the channels in it."""
     at: float = 0.0
     """Unix seconds; what was made since then may be missing."""
     away_s: float = 0.0
@@ -212,9 +218,13 @@ class Call:
         self.earlier: tuple[Matter, ...] = ()
         """What the proven caller called about in the seven days before."""
         self.adopted = False
+        self._has_answered = False
+        """The answer was not only decided on: Asterisk gave it, to this controller."""
         self.ended_at: float | None = None
         """When it was over, if not now."""
         self._reserved: str | None = None
+        self._shut_down_at: float | None = None
+        """When Asterisk, which is being stopped, hung everybody up."""
         self._deaf_until = 0.0
         self._happened_at: float | None = None
         self._last_heard: Heard | None = None
@@ -233,7 +243,8 @@ class Call:
             if not self.adopted:
                 await self._begin()
             while self.progress.state is not State.ENDED:
-                heard = await self._hear(await self.inbox.get())
+                event = await self.inbox.get()
+                heard = await self._hear(event) if self._tells_of_the_caller(event) else None
                 if heard is not None:
                     at, self._happened_at = self._happened_at, None
                     await self.take(heard, at)
@@ -339,6 +350,17 @@ class Call:
 
     # ================================================================ hearing
 
+    def _tells_of_the_caller(self, event: object) -> bool:
+        """An Asterisk that is being stopped hangs up as a caller does: what that was, the link's return tells."""
+        now = self.hotline.clock()
+        if isinstance(event, events.ChannelHangupRequest) and event.soft and event.cause == SHUTDOWN:
+            log.warning("call %s: Asterisk is being stopped", self.id)
+            self._shut_down_at = now
+        if self._shut_down_at is None:
+            return True
+        stayed = now - self._shut_down_at > SHUTDOWN_S
+        return isinstance(event, Resync) and (stayed or self.booted != self.hotline.client.booted)
+
     async def _hear(self, event: object) -> Heard | None:
         """What `event` means to the SOP, or None."""
         match event:
@@ -347,6 +369,8 @@ class Call:
                 return self._gone()
             case Heard():
                 return event
+            case Due(name) if name == TORN:
+                return await self._torn() if self.line.is_due(event) else None
             case Due(name):
                 return await self._due(name) if self.line.is_due(event) else None
             case SecondReserved(agent):
@@ -398,6 +422,8 @@ class Call:
                 return Heard.REASON_GIVEN if self.story.reason_since is not None else None
             case events.ChannelTransfer() if event.referred_by.source_channel.id in self.talk.legs:
                 return await self._referred(event)
+            case events.ChannelLeftBridge(bridge=bridge, channel=channel):
+                self.talk.left(channel.id, bridge.id)
             case events.ChannelHold(channel=channel):
                 self.talk.hold(channel.id)
             case events.ChannelUnhold(channel=channel):
@@ -428,9 +454,33 @@ class Call:
         )
         if missed is not None:
             return missed
+        if self.talk.seems_torn(now.bridges):
+            return None
         if now.away_s >= UNHEARD_S and self.progress.state in ASKING:
             return Heard.RESUMED
         return self._out_of_silence()
+
+    async def _torn(self) -> Heard | None:
+        """Whoever left the talk's bridge has not hung up: somebody else put them out, or the bridge is gone. Those who
+        talk come together again, and a caller who was spoken to there is spoken to again.
+        """
+        state, said_there = self.progress.state, self.talk.hears_the_talk and self.voice.speech is not None
+        try:
+            if not await self.talk.is_torn():
+                return None
+        except AriError as error:  # the next look tells
+            log.info("call %s: who is in its bridge cannot be told: %s", self.id, error)
+            return None
+        log.error("call %s: its bridge is gone, or somebody was put out of it, in %s", self.id, state.name)
+        if said_there and self.talk.bridge is None:
+            self._speech_broke_off()
+        return Heard.RESUMED if said_there or state in (*SERVED, State.CALLING_OUT) else None
+
+    def _speech_broke_off(self) -> None:
+        """With the bridge that it was said in; what waited for its end comes now."""
+        self.voice.speech_ended(whole=False)
+        while self._afterwards:
+            self.inbox.put(self._afterwards.pop(0))
 
     async def _speech_ended_unheard(self) -> Heard | None:
         """What was being said when the link broke is over now: then it ended when it should have."""
@@ -609,6 +659,7 @@ class Call:
                 await asyncio.sleep(GOES_S)
                 await self.hotline.client.channels.get(channelId=self.id)
                 raise
+            self._has_answered = True
             if self._last_heard is Heard.RANG_ENOUGH:
                 self.hotline.metrics.hotline_answered(self.hotline.clock() - self.began)
             self.watch_ceiling()
@@ -979,12 +1030,14 @@ class Call:
         waited_s = story.waited_s + (now - story.waiting_since if story.waiting_since is not None else 0.0)
         outcome = self.outcome or self._outcome()
         after_closing = now - story.closing_ended_at if story.closing_ended_at is not None else None
-        if outcome == "lost" and cases.can_be_called(self.number):  # before all others, in the same moment
+        if outcome == "lost" and self._is_called_back():  # before all others, in the same moment
+            party_id, lawyer_id = ids_of(self.person)
             self.hotline.callbacks.asked(
                 models.Callback(
-                    id=self.id, at=now, number=self.number or "", reason="lost", role=self.progress.role.value
+                    id=self.id, at=now, number=self.number or "", reason="lost", role=self.progress.role.value,
+                    need=self._need(), party_id=party_id, lawyer_id=lawyer_id,
                 )
-            )
+            )  # fmt: skip
         self._end_callback(outcome)
         self.hotline.ledger.write(
             models.Ending(
@@ -1011,11 +1064,18 @@ class Call:
     def _count(self, outcome: Outcome, waited_s: float, after_closing: float | None) -> None:
         metrics = self.hotline.metrics
         short = outcome == "abandoned" and waited_s < SHORT_ABANDON_S
-        if waited_s and outcome in ("abandoned", "ceiling", "lost", "broken", "callback"):
+        waited_in_vain = waited_s and self.talk.served_by is None  # else it was told at the join
+        if waited_in_vain and outcome in ("abandoned", "ceiling", "lost", "broken", "callback"):
             metrics.queue_left("short_abandon" if short else cast(QueueResult, outcome), waited_s)
         metrics.identity(self.progress.role.value, self._identity_result())
         metrics.hung_up(self.hung_up_by, after_closing_s=after_closing)
-        metrics.call_ended("short_abandon" if short else cast(CallOutcome, outcome))
+        answered = self._has_answered or (self.adopted and self.story.answered_at is not None)
+        rang_s = None if answered else (self.ended_at or self.hotline.clock()) - self.began
+        metrics.call_ended("short_abandon" if short else cast(CallOutcome, outcome), unanswered_s=rang_s)
+
+    def _is_called_back(self) -> bool:
+        """If the line is lost."""
+        return cases.can_be_called(self.number)
 
     def _end_callback(self, outcome: Outcome) -> None:
         """What the end of this call means for the person's callback."""

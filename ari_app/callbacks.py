@@ -54,19 +54,19 @@ class Seat:
 
 
 class CallIds:
-    """Names of the calls that we place: ``demo-out_1763763200.003``, like the ids of those that come in. All are of one
-    length: Asterisk takes no name that begins another's.
+    """Names of the calls that we place: ``demo-out_1763763200.003``, like the ids of those that come in. By the
+    millisecond: another controller in the same second gives none of them again. All are of one length: Asterisk takes
+    no name that begins another's.
     """
 
     def __init__(self, instance: str, clock: Callable[[], float]) -> None:
         self._instance = instance
         self._clock = clock
-        self._last = (0, 0)
+        self._last_ms = 0
 
     def next(self) -> str:
-        second = int(self._clock())
-        self._last = (second, self._last[1] + 1 if self._last[0] == second else 1)
-        return f"{self._instance}-out_{second}.{self._last[1]:03d}"
+        self._last_ms = max(self._last_ms + 1, int(self._clock() * 1000))
+        return f"{self._instance}-out_{self._last_ms // 1000}.{self._last_ms % 1000:03d}"
 
 
 class Callbacks:
@@ -126,9 +126,10 @@ class Callbacks:
         """Reads those that are open. `calls` are in progress; what was held for any other is free again. Raises
         StoreUnavailable.
         """
+        waiting = self._ledger.waiting()  # first: what is entered in this moment is then told twice, not never
         self._wishes = {wish.id: wish for wish in await self._ledger.look_up(read)}
         callers: dict[str, str | None] = {}
-        for row in self._ledger.waiting():
+        for row in waiting:
             if isinstance(row, models.Call):
                 callers[row.id] = row.caller_number
             elif isinstance(row, models.Callback):
@@ -239,12 +240,15 @@ class Callbacks:
         the person's call was lost comes first from then on. `asked_from`: the number that asks; `on_the_line`: in the
         call that is going on.
         """
-        known = self._wishes.get(row.id) or self.open_for(row.number, row.party_id, row.lawyer_id)
+        known = (
+            self._wishes.get(row.id) or self.held_by(row.id) or self.open_for(row.number, row.party_id, row.lawyer_id)
+        )
         if known is not None:
-            if known.id != row.id:
-                first = row.reason == "lost" and not known.first
+            if row.reason == "lost" and not known.first:
+                self.happens(known, Happened.HASTENED, call_id=row.id)
+            elif row.reason != "lost" and known.id != row.id:
                 self.happens(
-                    known, Happened.HASTENED if first else Happened.MOVED, call_id=row.id, number=row.number,
+                    known, Happened.MOVED, call_id=row.id, number=row.number,
                     window=Window(row.window) if row.window else None,
                 )  # fmt: skip
             return None

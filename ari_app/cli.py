@@ -30,7 +30,7 @@ from ari_app.errors import SanlingError
 from ari_app.flow.duty import ON_A_CALL, Duty, day_of, times
 from ari_app.flow.fairness import overtakings
 from ari_app.flow.manual import manual
-from ari_app.flow.measures import Period, Unit
+from ari_app.flow.measures import Period
 from ari_app.flow.measures import day as one_day
 from ari_app.flow.measures import week as one_week
 from ari_app.flow.routing import usual_skills
@@ -310,7 +310,10 @@ DayOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
 CsvOption = Annotated[bool, typer.Option("--csv", help="As CSV.")]
 HtmlOption = Annotated[Path | None, typer.Option("--html", help="As one page with plots, into this file.")]
-WhyOption = Annotated[str | None, typer.Option("--why", help="The calls behind this figure; numbers are masked.")]
+WhyOption = Annotated[
+    str | None,
+    typer.Option("--why", help="The calls, or stretches of agents' time, behind this figure; numbers are masked."),
+]
 
 
 def report_command(name: str, period_of: Callable[[dt.date, dt.tzinfo], Period], meaning: str) -> None:
@@ -343,12 +346,11 @@ def report_agent(
 def tell_report(
     settings: Settings, period: Period, agent: str | None, json: bool, csv: bool, html: Path | None, why: str | None
 ) -> None:
+    if why is not None and html is not None:
+        raise SanlingError("There is no page of what --why lists: leave --html out, or write --json or --csv instead.")
     rules = desk_rules.open_book().now.assessment
     with reading(settings) as session:
         made = report.make(session, period, settings.zone, rules, time.time(), agent)
-    if why is not None:
-        tell_why(made, why)
-        return
     if html is not None:
         from ari_app import report_page  # draws plots, which takes a second to load
 
@@ -359,9 +361,11 @@ def tell_report(
         if not (json or csv):
             out.print(f"{html}: {made.title}")
     if json:
-        typer.echo(report.as_json(made))
+        typer.echo(report.as_json(made) if why is None else report.why_as_json(made, why))
     elif csv:
-        typer.echo(report.as_csv(made), nl=False)
+        typer.echo(report.as_csv(made) if why is None else report.why_as_csv(made, why), nl=False)
+    elif why is not None:
+        tell_why(made, why)
     elif html is None:
         tell_figures(made)
 
@@ -391,17 +395,14 @@ def tell_figures(made: report.Report) -> None:
 
 
 def tell_why(made: report.Report, id: str) -> None:
-    one = made.figure(id)
-    if not one.measure.has_source:
-        raise SanlingError(f"Nothing in the ledger tells {id} yet: docs/measures.md.")
-    table = Table("at", "call", "caller", "agent", "state", Column("numerator", justify="right"), box=None)
-    if one.measure.unit is not Unit.CALLS:
-        table.add_column("denominator", justify="right")
-    for row in made.why(id):
-        cells = [row[name] or "—" for name in ("at", "call", "caller", "agent", "state")]
-        cells.append(f"{row['numerator']:g}")
-        table.add_row(*cells, *([f"{row['denominator']:g}"] if one.measure.unit is not Unit.CALLS else []))
-    out.print(table)
+    one, rows = made.figure(id), made.why(id)
+    names = [name for name in report.WHY if any(row[name] is not None for row in rows)]
+    numbers = ("numerator", "denominator")
+    lines = [names, *([f"{row[it]:g}" if it in numbers else row[it] or "—" for it in names] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:  # no Table: it cuts what is wider than the window, and takes a minute for the time of a week
+        cells = zip(names, line, widths, strict=True)
+        typer.echo("  ".join(cell.rjust(wide) if it in numbers else cell.ljust(wide) for it, cell, wide in cells))
     out.print(f"{one.measure.name} {id}: {report.quotient(one)} = {report.shown(one)}")
 
 

@@ -157,11 +157,12 @@ class Desk:
         def read(session: Session) -> list[AgentNow]:
             return [_now(agent) for agent in session.scalars(select(Agent))]
 
+        waiting = self._ledger.waiting()  # first: what is entered in this moment is then told twice, not never
         agents = await self._ledger.look_up(read)
         self._room.skills_are(await self._ledger.look_up(read_skills))
         self._room.remember(await self._ledger.look_up(lambda session: wants_of(session, calls)))
         self._agents = {agent.number: agent for agent in agents}
-        for change in self._ledger.waiting():
+        for change in waiting:
             if isinstance(change, AgentChange) and (was := self._agents.get(change.agent)) is not None:
                 duty = Duty(change.now)
                 self._agents[was.number] = replace(

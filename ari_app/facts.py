@@ -7,21 +7,21 @@ that came in it, so that a week costs a few questions and not a few for each cal
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
 from math import inf
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from ari_app.desk import call_of, changes_since
+from ari_app.desk import call_of
 from ari_app.flow.audibility import Unheard
 from ari_app.flow.billing import Company
-from ari_app.flow.duty import Change, Duty, What, times
+from ari_app.flow.duty import Duty, What
 from ari_app.flow.identity import Role
-from ari_app.flow.measures import CallRecord, Facts, Offer, Period, Talk, Verdict, hands_on
+from ari_app.flow.measures import CallRecord, Facts, Offer, Period, Stretch, Talk, Verdict, hands_on
 from ari_app.flow.sop import ROLES, Do, Heard, State
 from ari_app.flow.story import Story
 from ari_app.outcomes import Result, judged_between
@@ -90,6 +90,8 @@ def read(session: Session, period: Period, zone: tzinfo, now: float) -> Facts:
     until = max((ending.at for _, ending, _ in calls if ending is not None), default=period.begin)
     for call_id, agent, seconds in _wrap_ups(session, period.begin, until + WRAP_UP_AT_MOST_S, now):
         of[call_id].wrapped_s[agent] += seconds
+    stretches = tuple(_within(period, now, _stretches(session, period.begin, period.end, now)))
+    over = {call.id for call, ending, _ in calls if ending is not None}
 
     return Facts(
         calls=tuple(
@@ -97,9 +99,10 @@ def read(session: Session, period: Period, zone: tzinfo, now: float) -> Facts:
             for call, ending, placed in calls
             if ending is not None
         ),
-        times=_times(changes_since(session, period.begin, end=period.end), period, now),
+        stretches=stretches,
         verdicts=tuple(_verdicts(session, period.begin, min(period.end, now))),
-        in_progress=sum(ending is None for _, ending, _ in calls),
+        in_progress=len(calls) - len(over),
+        others=_came(session, {one.call_id for one in stretches if one.call_id is not None} - over),
     )
 
 
@@ -114,38 +117,60 @@ def _verdicts(session: Session, begin: float, end: float) -> Iterable[Verdict]:
         yield Verdict(one.call_id, one.at, one.agent or "", resolved, numbers.get(one.call_id))
 
 
-def _times(changes: Iterable[Change], period: Period, now: float) -> dict[tuple[str, Duty], float]:
-    spent: defaultdict[tuple[str, Duty], float] = defaultdict(float)
-    for (agent, duty, _), seconds in times(changes, period.begin, min(period.end, now)).items():
-        spent[agent, duty] += seconds
-    return dict(spent)
+def _came(session: Session, call_ids: Iterable[str]) -> dict[str, tuple[float, str | None]]:
+    """When each of these calls came, and the caller's number."""
+    call = models.Call
+    asked = select(call.id, call.at, call.caller_number).where(call.id.in_(list(call_ids)))
+    return {call_id: (at, number) for call_id, at, number in session.execute(asked)}
 
 
-def _wrap_ups(session: Session, begin: float, end: float, now: float) -> Iterable[tuple[str, str, float]]:
+def _within(period: Period, now: float, stretches: Iterable[Stretch]) -> Iterator[Stretch]:
+    """What of them is in the period and not after `now`."""
+    for one in stretches:
+        begin, end = max(one.begin, period.begin), min(one.end, period.end, now)
+        if begin < end:
+            yield replace(one, begin=begin, end=end)
+
+
+def _wrap_ups(session: Session, begin: float, end: float, now: float) -> Iterator[tuple[str, str, float]]:
     """Call, agent and seconds of each wrap-up that began from `begin` on and before `end`; one that goes on lasts until
-    `now`. Its row does not name the call: the agent's row before it does, unless that was for a call of which nothing
-    came; the wrap-up that it was placed or pulled out of goes on then.
+    `now`.
+    """
+    for one in _stretches(session, begin, end, now):
+        if one.duty is Duty.WRAP_UP and one.call_id is not None and one.begin >= begin:
+            yield one.call_id, one.agent, one.seconds
+
+
+def _stretches(session: Session, begin: float, end: float, now: float) -> list[Stretch]:
+    """What agents were at `begin` (Unix seconds) and became since, before `end`: not cut at either, in order of their
+    beginnings. What goes on lasts until `now`.
+
+    A row of wrap-up does not name its call: the agent's row before it does, unless that was for a call of which nothing
+    came; the wrap-up that it was placed or pulled out of goes on then. So rows are read from a wrap-up before `begin`.
     """
     state = models.AgentState
+    since = begin - WRAP_UP_AT_MOST_S
+    before = select(func.max(state.id)).where(state.at < since).group_by(state.agent)
     asked = select(state.agent, state.at, state.now, state.reason, state.call_id).where(
-        state.at >= begin, state.at < end
+        state.at < end, (state.at >= since) | state.id.in_(before)
     )
-    held: dict[str, str | None] = {}
-    since: dict[str, tuple[str, float]] = {}
-    left: dict[str, str] = {}
-    for agent, at, duty, reason, call_id in session.execute(asked.order_by(state.id)):
-        if duty == Duty.WRAP_UP:
-            of = held.get(agent) if reason == What.TALK_ENDED else left.get(agent)
-            if agent not in since and of is not None:
-                since[agent] = call_of(of), at
-            continue
-        if agent in since:
-            wrapped, began = since.pop(agent)
-            left[agent] = wrapped
-            yield wrapped, agent, at - began
-        held[agent] = call_id
-    for agent, (wrapped, began) in since.items():
-        yield wrapped, agent, max(now - began, 0.0)
+    goes_on: dict[str, Stretch] = {}
+    wrapped: dict[str, str | None] = {}
+    found: list[Stretch] = []
+    for agent, at, now_is, reason, held_for in session.execute(asked.order_by(state.id)):
+        duty, was = Duty(now_is), goes_on.get(agent)
+        call_id = call_of(held_for) if held_for is not None else None
+        if duty is Duty.WRAP_UP:
+            if reason == What.TALK_ENDED:
+                wrapped[agent] = was.call_id if was is not None else None
+            call_id = wrapped.get(agent)
+        if was is not None:
+            if (was.duty, was.call_id) == (duty, call_id):
+                continue  # longer wrap-up, another code of a pause
+            found.append(replace(was, end=at))
+        goes_on[agent] = Stretch(agent, duty, at, max(at, now), call_id)
+    found += goes_on.values()
+    return sorted((one for one in found if one.end > begin), key=lambda one: (one.begin, one.agent))
 
 
 def _record(call: models.Call, ending: models.Ending, placed: bool, rows: _Rows, zone: tzinfo) -> CallRecord:

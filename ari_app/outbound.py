@@ -339,6 +339,11 @@ class Outbound(Call):
             return "unreachable"
         return "agent_left" if story.last_before_end is State.CALLING_OUT else "agent_missed"
 
+    def _is_called_back(self) -> bool:
+        """Who was not on the line has not lost it."""
+        reached = self.errand.callback_id is not None or self.story.answered_at is not None
+        return reached and super()._is_called_back()
+
     def _end_callback(self, outcome: Outcome) -> None:
         """Served, tried again later or, if nobody was dialled, offered to the next agent at once."""
         came_to, callbacks = self.placed_outcome(outcome), self.hotline.callbacks
@@ -407,6 +412,8 @@ class CaseCalls:
             raise FeatureRefused("outbound-no-case")
         if not house.settings.trunk.outbound:
             raise FeatureRefused("outbound-unreachable")
+        if house.callbacks.place is None:  # the hotline is being drained
+            raise FeatureRefused("fallback-agent")
         if not house.callbacks.terms.allows(house.clock()):
             raise FeatureRefused("outbound-not-now")
         call_id = house.callbacks.ids.next()

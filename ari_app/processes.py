@@ -37,7 +37,6 @@ SPARE_AFTER_S = 0.3
 """A spare is loaded so long after the one before it serves, which has more urgent things to do."""
 ANOTHER_SPARE_AFTER_S = 2.0
 """The same, while another stands by: to load takes a second or two of a processor."""
-SOCKETS = 8
 CHECKED_EVERY_S = 0.1
 RESTART_AFTER_S = (0.0, 0.0, 0.2, 1.0, 2.0, 5.0, 10.0)
 """Before the first, second … restart of a child in a row; the last one goes on for ever."""
@@ -51,7 +50,7 @@ class Notice:
 
     process: str
     what: str
-    """started, ready, killed, ended, waiting or stopped"""
+    """started, ready, killed, ended, waiting, failed or stopped"""
     detail: str = ""
 
 
@@ -65,6 +64,7 @@ class _Child:
         self.process: asyncio.subprocess.Process
         self.spare = False
         self.standing_by = asyncio.Event()
+        """It has loaded, or was told to serve before it had."""
         self.listening = AsyncExitStack()
         self._hear = hear
         self._serves = False
@@ -77,13 +77,16 @@ class _Child:
 
     def serve(self) -> None:
         self._serves = True
+        self.standing_by.set()
         if self.spare and self.process.stdin is not None:
             self.process.stdin.write(notify.YOUR_TURN)
 
     async def discard(self) -> None:
         kill_group(self.process.pid)
-        await self.process.wait()
-        await self.listening.aclose()
+        try:
+            await self.process.wait()
+        finally:
+            await self.listening.aclose()
 
 
 class Kept:
@@ -103,8 +106,11 @@ class Kept:
         changed: Callable[[], None] = lambda: None,
         *,
         spares: int = 0,
+        loads: Sequence[str] = (),
     ) -> None:
-        """`folder` has ``log/`` for what it prints and ``run/`` for its socket; `changed` hears of every news."""
+        """`folder` has ``log/`` for what it prints and ``run/`` for its socket; `changed` hears of every news. Without
+        spares, the command `loads` ends with exit code 0 if the code that is there can be loaded.
+        """
         self.name = name
         self.ready = False
         self.said = ""
@@ -112,6 +118,7 @@ class Kept:
         self._command = command
         self._environment = environment
         self._folder = folder
+        self._log = folder / "log" / f"{name}.log"
         self._notice = notice
         self._changed = changed
         self._process: asyncio.subprocess.Process | None = None
@@ -122,6 +129,7 @@ class Kept:
         self._asked_to_end = False
         self._draining = False
         self._at_once = asyncio.Event()
+        self._loads = loads
         self._spares_kept = spares
         self._spares: list[_Child] = []
         self._preparing: asyncio.Task[None] | None = None
@@ -137,13 +145,31 @@ class Kept:
         return self._process.pid if self._process else None
 
     async def restart(self) -> None:
-        """Ends it; the next one, of the code that is there now, starts at once.
-
-        Without spares it is asked first. With them, one of the new code has loaded before, and takes up what a killed
-        one left as well as what one left that ended by itself, only sooner.
+        """Ends it; the next one, of the code that is there now, starts at once. Raises SetUpFailed if that code does
+        not load, and ends nothing then.
         """
-        if self._spares_kept:
-            await self._load_anew()
+        await self.load_anew()
+        self.give_way()
+
+    async def load_anew(self) -> None:
+        """Has the code that is there now loaded, beside the one that serves; with spares, one of it stands by then in
+        place of those of the old code. Raises SetUpFailed if it does not load within READY_WITHIN_S: all stays as it
+        was.
+        """
+        if self._preparing is not None:
+            self._preparing.cancel()
+        try:
+            if self._spares_kept:
+                await self._renew_spares()
+            elif self._loads:
+                await self._try_to_load()
+        except (OSError, SetUpFailed) as error:
+            raise SetUpFailed(f"The new {self.name} does not load ({error}): see the end of {self._log}.") from error
+
+    def give_way(self) -> None:
+        """Ends it; the next one starts at once. Without spares it is asked first. With them it is killed: the next one
+        takes up what a killed one left as well as what one left that ended by itself, only sooner.
+        """
         self._at_once.set()
         if self._process is not None:
             self._asked_to_end = True
@@ -158,6 +184,8 @@ class Kept:
 
     async def run(self) -> None:
         """Until cancelled, when it is ended; or until a draining one has ended with exit code 0."""
+        for left in (self._folder / "run").glob(f"{self.name}-*.notify"):  # by one who kept it before, and was killed
+            left.unlink(missing_ok=True)
         pauses = Pauses()
         while True:
             try:
@@ -193,39 +221,57 @@ class Kept:
     async def _prepare_spares(self) -> None:
         """One after another: whoever serves has more urgent things to do."""
         await asyncio.sleep(ANOTHER_SPARE_AFTER_S if self._spares else SPARE_AFTER_S)
-        while len(self._spares) < self._spares_kept and await self._prepare_spare():
-            pass
+        while len(self._spares) < self._spares_kept:
+            try:
+                await self._prepare_spare()
+            except (OSError, SetUpFailed) as error:
+                log.warning("no spare %s: %s", self.name, error)
+                return
 
-    async def _prepare_spare(self) -> bool:
-        """Whether it stands by: it may not start, or end while it loads."""
-        try:
-            spare = await self._start(spare=True)
-        except (OSError, SetUpFailed) as error:
-            log.warning("no spare %s: %s", self.name, error)
-            return False
+    async def _prepare_spare(self, within_s: float | None = None) -> _Child:
+        """One that stands by. Raises SetUpFailed or OSError: it may not start, end while it loads, or take too long."""
+        spare = await self._start(spare=True)
         self._spares.append(spare)
         loading = asyncio.ensure_future(spare.standing_by.wait())
         ended = asyncio.ensure_future(spare.process.wait())
         try:
-            await asyncio.wait([loading, ended], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([loading, ended], timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             loading.cancel()
             ended.cancel()
-        return spare.standing_by.is_set()
+        if spare.standing_by.is_set():
+            return spare
+        why = _not_loaded(spare.process.returncode)
+        await self._discard_spares(but=lambda one: one is not spare)
+        raise SetUpFailed(why)
 
-    async def _load_anew(self) -> None:
-        """Spares of the old code go; returns when one of the code that is there now stands by, or could not in time."""
-        if self._preparing is not None:
-            self._preparing.cancel()
-        await self._discard_spares()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(READY_WITHIN_S):
-                await self._prepare_spare()
+    async def _renew_spares(self) -> None:
+        try:
+            new = await self._prepare_spare(READY_WITHIN_S)
+            await self._discard_spares(but=lambda one: one is new)
+        finally:
+            if self.ready:
+                self._prepare()
 
-    async def _discard_spares(self) -> None:
-        spares, self._spares = self._spares, []
+    async def _discard_spares(self, but: Callable[[_Child], bool] = lambda _: False) -> None:
+        spares, self._spares = self._spares, [one for one in self._spares if but(one)]
         for spare in spares:
-            await spare.discard()
+            if not but(spare):
+                await spare.discard()
+
+    async def _try_to_load(self) -> None:
+        with self._log.open("ab") as out:
+            trial = await start_child(self._loads, self._environment, out)
+        code = None
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(READY_WITHIN_S):
+                    code = await trial.wait()
+        finally:
+            kill_group(trial.pid)
+            await trial.wait()
+        if code != 0:
+            raise SetUpFailed(_not_loaded(code))
 
     async def _next(self) -> _Child:
         """A spare, even if it is still loading; else a new process."""
@@ -245,11 +291,11 @@ class Kept:
     async def _start(self, *, spare: bool) -> _Child:
         self._started += 1
         child = _Child(self._hear)
-        socket = self._folder / "run" / f"{self.name}-{self._started % SOCKETS}.notify"
+        socket = self._folder / "run" / f"{self.name}-{self._started}.notify"
         address = await child.listening.enter_async_context(notify.listen(socket, child.heard))
         environment = {**self._environment, notify.VARIABLE: address} | ({notify.STAND_BY: "1"} if spare else {})
         try:
-            with (self._folder / "log" / f"{self.name}.log").open("ab") as out:
+            with self._log.open("ab") as out:
                 child.process = await start_child(self._command, environment, out, waits=spare)
         except BaseException:
             await child.listening.aclose()
@@ -313,6 +359,11 @@ class Kept:
             self._patience_s = max(SILENT_FOR_S if self.ready else self._patience_s, _asked_for(message))
         if news:
             self._changed()
+
+
+def _not_loaded(code: int | None) -> str:
+    """Why; `code` None: it did not end."""
+    return f"not within {READY_WITHIN_S:g} s" if code is None else ending(code)
 
 
 def _asked_for(message: notify.Message) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from ari_app.ari.client import Snapshot
@@ -42,3 +42,11 @@ def ghosts(now: Snapshot, owners: Collection[str], instance: str = "") -> Ghosts
         if bridge.id.startswith(instance) and owner_of(bridge.id) not in {bridge.id, *owners}
     )
     return Ghosts(callers, frozenset(alone) - callers, bridges)
+
+
+def recordings_left(stored: Iterable[str], owners: Collection[str], instance: str = "") -> frozenset[str]:
+    """Names of what was recorded on a channel of a call (not the recording of the call), and is still there when nobody
+    serves it any more.
+    """
+    ours = (name for name in stored if name.startswith(instance) and owner_of(name) != name)
+    return frozenset(name for name in ours if owner_of(name) not in owners)

@@ -1,6 +1,6 @@
 """The figures of a day, a week or an agent (``sanling report``): read from the ledger, put beside the assessment, and
-told as a table, JSON, CSV, or the list of the calls behind one of them. The page for the team leader is
-``ari_app.report_page``.
+told as a table, JSON, CSV, or the list of the calls behind one of them, again as a table, JSON or CSV. The page for the
+team leader is ``ari_app.report_page``.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from ari_app.store.models import Agent
 
 NO_SOURCE = "暂无数据"
 """Of a figure that no row of the ledger tells yet; one with nothing to count is a dash."""
+WHY = ("at", "call", "caller", "agent", "state", "begin", "end", "numerator", "denominator")
+"""What is told of each call, or stretch of time, behind a figure."""
 
 
 @dataclass(frozen=True)
@@ -112,23 +114,31 @@ class Report:
         return found if self.agent is None else replace(found, parts=tuple(_of(self.agent, found.parts)))
 
     def why(self, id: str) -> list[dict[str, Any]]:
-        """The calls, or the time, behind that figure, and what each adds to it. Callers' numbers are masked."""
+        """The calls, or the stretches of agents' time, behind that figure, and what each adds to it, by the names of
+        `WHY`. Callers' numbers are masked. Raises SanlingError if there is no such figure, or nothing that tells it.
+        """
+        measure = self.figure(id).measure
+        if not measure.has_source:
+            raise SanlingError(f"Nothing in the ledger tells {id} yet: docs/measures.md.")
         calls = {call.id: (call.at, call.number) for call in self.facts.calls}
         calls |= {one.call_id: (one.at, one.number) for one in self.facts.verdicts}
+        calls |= self.facts.others
         rows = []
         for part in self.figure(id).parts:
             at, number = calls.get(part.call_id or "", (None, None))
-            rows.append(
-                {
-                    "call": part.call_id,
-                    "at": self.moment(at) if at is not None else None,
-                    "caller": mask(number) if part.call_id is not None else None,
-                    "agent": part.agent,
-                    "state": part.duty.value if part.duty is not None else None,
-                    "numerator": part.numerator,
-                    "denominator": part.denominator,
-                }
+            stretch = part.stretch
+            told = (
+                self.moment(at) if at is not None else None,
+                part.call_id,
+                mask(number) if part.call_id is not None else None,
+                part.agent,
+                stretch.duty.value if stretch is not None else None,
+                self.moment(stretch.begin) if stretch is not None else None,
+                self.moment(stretch.end) if stretch is not None else None,
+                part.numerator,
+                part.denominator if measure.unit is not Unit.CALLS else None,
             )
+            rows.append(dict(zip(WHY, told, strict=True)))
         return rows
 
     def moment(self, at: float) -> str:
@@ -203,16 +213,6 @@ def verdict(mark: Mark) -> str:
 def as_json(report: Report) -> str:
     """Values are null where nothing was counted; ``has_source`` is false where nothing tells the figure yet."""
 
-    def told(one: Figure) -> dict[str, Any]:
-        counted = one.measure.has_source
-        return {
-            "value": one.value,
-            "numerator": one.numerator if counted else None,
-            "denominator": one.denominator if counted and one.measure.unit is not Unit.CALLS else None,
-            "unit": one.measure.unit.value,
-            "has_source": counted,
-        }
-
     def marked(mark: Mark) -> dict[str, Any]:
         counted = mark.figure.measure.has_source
         return {
@@ -226,18 +226,13 @@ def as_json(report: Report) -> str:
             "yuan_off": mark.yuan if counted else None,
         }
 
-    tree = {
-        "first": str(report.period.first),
-        "last": str(report.period.last),
-        "zone": str(report.zone),
-        "made_at": report.now,
-        "agent": report.agent,
+    tree = _heading(report) | {
         "in_progress": report.facts.in_progress,
-        "figures": {one.measure.id: told(one) for one in report.figures},
+        "figures": {one.measure.id: _told(one) for one in report.figures},
         "agents": {
             number: {
                 "name": report.names.get(number, ""),
-                "figures": {id: told(one) for id, one in figures.items()},
+                "figures": {id: _told(one) for id, one in figures.items()},
                 "assessment": [marked(mark) for mark in report.marks[number]],
             }
             for number, figures in report.by_agent.items()
@@ -245,6 +240,33 @@ def as_json(report: Report) -> str:
         "agent_of_the_day": report.best,
     }
     return json.dumps(tree, ensure_ascii=False, indent=1)
+
+
+def why_as_json(report: Report, id: str) -> str:
+    """The figure, and in ``parts`` what `Report.why` lists."""
+    tree = _heading(report) | {"figure": id} | _told(report.figure(id)) | {"parts": report.why(id)}
+    return json.dumps(tree, ensure_ascii=False, indent=1)
+
+
+def _heading(report: Report) -> dict[str, Any]:
+    return {
+        "first": str(report.period.first),
+        "last": str(report.period.last),
+        "zone": str(report.zone),
+        "made_at": report.now,
+        "agent": report.agent,
+    }
+
+
+def _told(one: Figure) -> dict[str, Any]:
+    counted = one.measure.has_source
+    return {
+        "value": one.value,
+        "numerator": one.numerator if counted else None,
+        "denominator": one.denominator if counted and one.measure.unit is not Unit.CALLS else None,
+        "unit": one.measure.unit.value,
+        "has_source": counted,
+    }
 
 
 def as_csv(report: Report) -> str:
@@ -261,4 +283,13 @@ def as_csv(report: Report) -> str:
              "" if one.value is None else one.value, one.numerator if counted else "",
              one.denominator if counted and one.measure.unit is not Unit.CALLS else "")
         )  # fmt: skip
+    return text.getvalue()
+
+
+def why_as_csv(report: Report, id: str) -> str:
+    """A line for each that `Report.why` lists; empty where there is nothing to say."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, WHY, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(report.why(id))
     return text.getvalue()

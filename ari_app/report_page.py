@@ -71,15 +71,28 @@ def _plots(report: Report) -> list[Plot]:
 
 
 def _waits(report: Report) -> Plot:
-    asa = report.by_hour("asa")
-    longest = [max((part.numerator for part in one.parts), default=0.0) for one in asa]
+    answered, gave_up, everybody = (report.by_hour(id) for id in ("asa", "abandon_wait", "queue_wait"))
+    of_answered, of_gave_up = _longest(answered), _longest(gave_up)
 
     def draw(axes: Axes) -> None:
-        axes.bar(HOURS, _values(asa), color=BLUE)
-        axes.plot(HOURS, [wait or float("nan") for wait in longest], "o", color=RED, markersize=4)
+        axes.bar([hour - 0.2 for hour in HOURS], _values(answered), width=0.4, color=BLUE)
+        axes.bar([hour + 0.2 for hour in HOURS], _values(gave_up), width=0.4, color=RED)
+        for hour, wait in enumerate(_longest(everybody)):
+            if wait:
+                colour = RED if wait == of_gave_up[hour] else BLUE if wait == of_answered[hour] else GREY
+                axes.plot(hour, wait, "o", color=colour, markersize=5, markeredgecolor="white")
+                axes.annotate(
+                    f"{wait:.0f}", (hour, wait), (0, 4), textcoords="offset points", ha="center", fontsize=6
+                )  # fmt: skip
         _by_hour(axes, "s")
 
-    return Plot("各时段等待", "按来电时刻，接通前的等待（秒）", ((BLUE, "平均"), (RED, "最长")), _svg("waits", draw))
+    says = "按来电时刻，排队等待的秒数：柱为接通者、放弃者（含短放弃）各自的平均，圆点为该时段等得最久的一通"
+    legend = ((BLUE, "接通"), (RED, "放弃"), (GREY, "其他（转回拨、中断等，仅圆点）"))
+    return Plot("各时段等待", says, legend, _svg("waits", draw))
+
+
+def _longest(figures: Sequence[Figure]) -> list[float]:
+    return [max((part.numerator for part in one.parts), default=0.0) for one in figures]
 
 
 def _calls(report: Report) -> Plot:

@@ -22,14 +22,18 @@ from sqlalchemy.orm import Session
 from ari_app import opening
 from ari_app.ari.errors import AriError, Conflict, NotFound, ServerError
 from ari_app.ari.events import LiveRecording
+from ari_app.ari.mailboxes import owner_of
 from ari_app.cases import Person
+from ari_app.cases import person as person_of
 from ari_app.errors import StoreUnavailable
-from ari_app.flow.sop import Heard, Need
-from ari_app.line import Line
+from ari_app.flow.identity import Role
+from ari_app.flow.sop import Heard, Need, Progress, step
+from ari_app.flow.story import Story
+from ari_app.line import Hotline, Line
 from ari_app.orders import Kind, Order, open_order, open_orders_of
 from ari_app.prompts import Catalogue
 from ari_app.spoken import Spoken
-from ari_app.store.models import Case, Milestone, Segment
+from ari_app.store.models import Case, Ending, Identity, Milestone, OutboundCall, Recording, Segment, Transition
 
 log = logging.getLogger("sanling.selfservice")
 
@@ -149,6 +153,19 @@ def _local(moment: float, zone: tzinfo) -> datetime:
     return datetime.fromtimestamp(moment, zone)
 
 
+@dataclass(frozen=True)
+class Message:
+    """A stretch of a call's recording."""
+
+    call_id: str
+    row: int
+    """The step that began it."""
+    at: float
+    """Unix seconds."""
+    seconds: float
+    spoken_s: float
+
+
 class SelfService:
     """One call's."""
 
@@ -158,6 +175,8 @@ class SelfService:
         self._found: tuple[str, ...] = ()
         self._recording: str | None = None
         self._stored: list[str] = []
+        self._untaken: str | None = None
+        """The recording of a message that is neither taken nor empty."""
         self.spoken = Spoken(line)
         self._began = 0.0
         self._heard_all = True
@@ -209,6 +228,7 @@ class SelfService:
         hours = self._house.desk.rules.now.hours
         self._recording, self._ended = message_name(self._line.id, row), None
         await self._throw_away()
+        self._untaken = self._recording
         await self.spoken.attend(PAUSE_MS)
         self._began, self._heard_all = self._house.clock(), True
         self._line.within("message", hours.message_longest_s + MESSAGE_GRACE_S)
@@ -244,7 +264,10 @@ class SelfService:
         seconds = self._house.clock() - self._began
         voice = min(self.spoken.spoken_s, seconds) if self._heard_all else seconds
         self._ended = (seconds, voice)
-        return Heard.MESSAGE_LEFT if voice >= VOICE_S else Heard.MESSAGE_EMPTY
+        if voice >= VOICE_S:
+            return Heard.MESSAGE_LEFT
+        self._untaken = None
+        return Heard.MESSAGE_EMPTY
 
     async def ended_unheard(self) -> Heard | None:
         """What became of the message while the link was down, if it is over."""
@@ -267,34 +290,18 @@ class SelfService:
         await self._stop()
         seconds, voice = self._ended or (until - at, until - at)
         if seconds >= VOICE_S and voice >= VOICE_S:
-            self._enter(row, at, seconds, voice, line, person, need)
+            enter(self._house, Message(self._line.id, row, at, seconds, voice), line, person, need)
         self._taken.add(row)
+        self._untaken = None
         await self.spoken.stop()
         await self._throw_away()
 
-    def _enter(
-        self, row: int, at: float, seconds: float, voice: float, line: str, person: Person | None, need: Need | None
-    ) -> None:
-        house, now = self._house, self._house.clock()
-        rules = house.desk.rules.now
-        opens = opening.next_opening(rules, house.settings.zone, now, line)
-        house.ledger.write(
-            Segment(call_id=self._line.id, n=row, kind=Kind.MESSAGE.value, at=at, seconds=seconds, spoken_s=voice)
-        )
-        open_order(
-            house.ledger,
-            kind=Kind.MESSAGE,
-            at=now,
-            due_at=(opens or now) + rules.hours.answer_within_h * 3600.0,
-            must_answer=line,
-            call_id=self._line.id,
-            name=f"message-{row}",
-            person=person,
-            need=need,
-        )
-
     async def close(self) -> None:
-        """The call is over: no file of it stays beside its recording."""
+        """The call is over: no file of it stays beside its recording, but that of a message in which the call broke: it
+        is entered when it is found (``left_behind``).
+        """
+        await self._stop()
+        self._stored = [name for name in self._stored if name != self._untaken]
         await self._throw_away()
 
     # ---------------------------------------------------------------- taken up by another controller
@@ -303,6 +310,7 @@ class SelfService:
         """A message that was being left when another controller stopped: what it means, or None while it goes on."""
         row, at = began
         self._recording, self._began, self._heard_all = message_name(self._line.id, row), at, False
+        self._untaken = self._recording
         self._stored.append(self._recording)
         hours = self._house.desk.rules.now.hours
         if await self._is_live():
@@ -350,6 +358,72 @@ class SelfService:
             with suppress(AriError):
                 await self._house.client.recordings.deleteStored(recordingName=name)
                 self._stored.remove(name)
+
+
+def enter(house: Hotline, message: Message, line: str, person: Person | None, need: Need | None) -> None:
+    """Writes `message` down; `line` must answer it."""
+    now, rules = house.clock(), house.desk.rules.now
+    opens = opening.next_opening(rules, house.settings.zone, now, line)
+    house.ledger.write(
+        Segment(
+            call_id=message.call_id, n=message.row, kind=Kind.MESSAGE.value, at=message.at, seconds=message.seconds,
+            spoken_s=message.spoken_s,
+        )
+    )  # fmt: skip
+    open_order(
+        house.ledger,
+        kind=Kind.MESSAGE,
+        at=now,
+        due_at=(opens or now) + rules.hours.answer_within_h * 3600.0,
+        must_answer=line,
+        call_id=message.call_id,
+        name=f"message-{message.row}",
+        person=person,
+        need=need,
+    )
+
+
+@dataclass(frozen=True)
+class LeftBehind:
+    """What the ledger tells of a recording that was found after its call."""
+
+    message: Message | None
+    """What is in it, if the caller left it and nobody was told; how much of it is voice, is not known."""
+    progress: Progress
+    person: Person | None
+    is_kept: bool
+    """The call's own recording, which has the same in it, is in a store."""
+
+
+def left_behind(session: Session, name: str, longest_s: float) -> LeftBehind:
+    """Of the recording `name`; `longest_s`: how long a message may be."""
+    call_id = owner_of(name)
+    ending, errand = session.get(Ending, call_id), session.get(OutboundCall, call_id)
+    progress, story = Progress(role=Role(errand.role) if errand is not None else Role.UNKNOWN), Story()
+    rows = select(Transition).where(Transition.call_id == call_id).order_by(Transition.n)
+    for row in session.scalars(rows):
+        if row.heard in Heard.__members__:
+            was, heard = progress.state, Heard[row.heard]
+            progress, actions = step(progress, heard)
+            story.note(row.at, was, heard, progress.state, actions)
+    messages = list(story.messages)
+    if story.recording is not None and ending is not None:  # the call broke in it
+        began, at = story.recording
+        messages.append((began, at, min(ending.at, at + longest_s)))
+    left = [
+        Message(call_id, began, at, until - at, until - at)
+        for began, at, until in messages
+        if message_name(call_id, began) == name and until - at >= VOICE_S
+    ]
+    message = next((one for one in left if not _is_entered(session, call_id, one.row)), None)
+    stored = select(Recording.store).where(Recording.call_id == call_id).limit(1)
+    is_kept = ending is not None and session.scalar(stored) is not None
+    checks = select(Identity).where(Identity.call_id == call_id, Identity.verified).order_by(Identity.n.desc())
+    who = session.scalar(checks.limit(1)) or errand
+    person = None
+    if who is not None:
+        person = person_of(session, party_id=who.party_id, lawyer_id=who.lawyer_id, case_id=who.case_id)
+    return LeftBehind(message, progress, person, is_kept)
 
 
 def _is_entered(session: Session, call_id: str, n: int) -> bool:

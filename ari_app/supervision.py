@@ -32,6 +32,8 @@ CHILDREN = {
     "controller": (sys.executable, "-m", "ari_app"),
 }
 """What is kept running beside Asterisk."""
+LOADS = {"agi": (sys.executable, "-c", "import agi_scripts.__main__")}
+"""Tells whether the code that is there can be loaded, of a process without spares."""
 SPARES = {"controller": 2}
 """Loaded and waiting: a second one for a controller that dies just after it took over."""
 
@@ -60,6 +62,9 @@ class Standing(msgspec.Struct, frozen=True):
     pid: int
     status: str
     parts: dict[str, Part]
+    failed_restarts: int = 0
+    why: str = ""
+    """What kept the last of them from being done."""
 
 
 class Post:
@@ -144,6 +149,8 @@ class _Supervisor:
         self._stop = asyncio.Event()
         self._draining = False
         self._restarting: asyncio.Task[None] | None = None
+        self._failed_restarts = 0
+        self._why = ""
         self._asterisk = Part()
         self._asterisk_silent_s = 0.0
         self._asterisk_up_at = 0.0
@@ -160,6 +167,7 @@ class _Supervisor:
                 self._notice,
                 self._show,
                 spares=SPARES.get(name, 0),
+                loads=LOADS.get(name, ()),
             )
             for name, command in CHILDREN.items()
         }
@@ -205,14 +213,33 @@ class _Supervisor:
             self._restarting = asyncio.get_running_loop().create_task(self._restart_children())
 
     async def _restart_children(self) -> None:
-        """One after the other, so that they do not keep each other from starting."""
+        """One after the other, so that they do not keep each other from starting. The one that serves callers goes on
+        unless everything else is done.
+        """
+        try:
+            await self._children["controller"].load_anew()
+            await self._restart_agi()
+        except SetUpFailed as error:
+            self._failed_restarts += 1
+            self._why = f"{error} The controller goes on as it was: mend that, then `sanling restart` again."
+            self._notice(Notice("restart", "failed", str(error)))
+            self._show()
+        else:
+            self._children["controller"].give_way()
+
+    async def _restart_agi(self) -> None:
+        """Raises SetUpFailed if it does not load, and ends nothing then; or if it is not ready in time."""
         agi = self._children["agi"]
         await agi.restart()
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(STOPS_WITHIN_S):
                 while not (agi.ready and agi.pid is not None and not agi.ending):  # noqa: ASYNC110 - said by a signal
                     await asyncio.sleep(LOOKED_EVERY_S)
-        await self._children["controller"].restart()
+        except TimeoutError:
+            raise SetUpFailed(
+                f"The new AGI server is not ready after {STOPS_WITHIN_S:g} s: see the end of "
+                f"{self._instance.settings.run_dir / 'log' / 'agi.log'}. It is started again and again."
+            ) from None
 
     def _drain(self) -> None:
         self._draining = True
@@ -299,7 +326,7 @@ class _Supervisor:
         said = parts["controller"].said
         doing = "draining" if self._draining else f"not ready: {', '.join(away)}" if away else "serving"
         status = f"{doing}; {said}" if said else doing
-        self._post.write(Standing(os.getpid(), status, parts))
+        self._post.write(Standing(os.getpid(), status, parts, self._failed_restarts, self._why))
         news = []
         if not away and not self._ready_once:
             self._ready_once = True
@@ -317,7 +344,7 @@ class _Supervisor:
 def restart(settings: Settings, say: Callable[[str], None]) -> None:
     """Has controller and AGI server started anew, from the code that is there now; returns when both serve.
 
-    Raises SanlingError if there is nobody to restart, or if they do not come back.
+    Raises SanlingError if there is nobody to restart, if that code does not load, or if they do not come back.
     """
     before = look(settings)
     if before is None:
@@ -329,6 +356,8 @@ def restart(settings: Settings, say: Callable[[str], None]) -> None:
         now = look(settings)
         if now is None:
             raise SanlingError("The hotline ended instead.")
+        if now.failed_restarts != before.failed_restarts:
+            raise SanlingError(now.why)
         if all(now.parts[name].ready and now.parts[name].pid != before.parts[name].pid for name in CHILDREN):
             say(f"controller and AGI server serve again, after {time.monotonic() - began:.1f} s")
             return

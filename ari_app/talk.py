@@ -32,6 +32,11 @@ log = logging.getLogger("sanling.talk")
 SETTLES_S = 0.6
 """From joining to the first word: a phone may lose half a second when its stream turns from music to talk."""
 
+TORN = "torn"
+"""Deadline of the line: somebody is not in the talk's bridge who should be."""
+HANGS_UP_S = 1.0
+"""Whoever leaves the bridge by hanging up is gone after this."""
+
 OfferOutcome = Literal["refused", "busy", "no_answer", "unreachable", "caller_left"]
 
 OFFER_ENDED: dict[Heard, OfferOutcome] = {
@@ -136,6 +141,8 @@ class Talk:
         """Of the caller, with anybody."""
         self._let_go: Offer | None = None
         self._parting: list[Offer] = []
+        self._have_talked: set[str] = set()
+        """Agents whose talk with the caller is counted."""
         self._inside: set[str] = set()
         """Channels in the bridge."""
         self._hear_music: set[str] = set()
@@ -158,7 +165,8 @@ class Talk:
             self._give_keys(one)
         names = (talk_bridge(self._line.id, n) for n in range(offers, 0, -1))
         self.bridge = next((name for name in names if name in bridges), None)
-        self._inside = set(bridges[self.bridge]) if self.bridge is not None else set()
+        # Of them, those who should be there: an agent who was let go is perhaps not yet out.
+        self._inside = {self._line.id, *self.legs}.intersection(bridges[self.bridge] if self.bridge is not None else ())
 
     @property
     def legs(self) -> frozenset[str]:
@@ -191,7 +199,6 @@ class Talk:
         if offer is None or offer.answered_at is not None:
             return None
         offer.answered_at = self._now()
-        self._house.metrics.agent_answered(offer.agent, offer.answered_at - offer.at)
         self._write_event("answered", offer)
         return Heard.AGENT_ANSWERED
 
@@ -202,6 +209,7 @@ class Talk:
             return None
         offer.left = True
         self._inside.discard(channel)
+        self._line.clear(TORN)
         if offer.answered_at is None:
             rang_out = self._now() - offer.at >= self._house.settings.queue.offer_timeout_s - 0.5
             heard = Heard.AGENT_NO_ANSWER if rang_out else CAUSES.get(cause, Heard.AGENT_UNREACHABLE)
@@ -356,7 +364,11 @@ class Talk:
 
     def _end_offer(self, offer: Offer, outcome: OfferOutcome) -> None:
         self._write_event(outcome, offer)
-        self._house.metrics.offer_ended(offer.agent, outcome)
+        self._count(offer, outcome)
+
+    def _count(self, offer: Offer, outcome: OfferOutcome | Literal["answered"]) -> None:
+        after_s = offer.answered_at - offer.at if offer.answered_at is not None else None
+        self._house.metrics.offer_ended(offer.agent, outcome, answered_after_s=after_s)
 
     def _write_event(self, event: str, offer: Offer) -> None:
         self._house.ledger.write(
@@ -393,13 +405,13 @@ class Talk:
     async def joined(self, offer: Offer, at: float, waited_s: float) -> None:
         """Caller and agent hear each other since `at` (Unix seconds)."""
         again, offer.joined_at = offer.joined_at is not None, offer.joined_at or at
-        self.served_by = offer.agent
+        was_served, self.served_by = self.served_by is not None, offer.agent
         await self._house.desk.talks(offer.held_for, offer.agent)
         if again:
             return
         self._write_event("joined", offer)
-        self._house.metrics.offer_ended(offer.agent, "answered")
-        if not offer.transferred and not self.placed:
+        self._count(offer, "answered")
+        if not (was_served or self.placed):
             self._house.metrics.queue_left("answered", waited_s)
 
     async def sit_down(self) -> None:
@@ -447,7 +459,7 @@ class Talk:
         if second is not None and Seat.SECOND in together and second.joined_at is None:
             second.joined_at = self._now()
             self._write_event("joined", second)
-            self._house.metrics.offer_ended(second.agent, "answered")
+            self._count(second, "answered")
             await self._house.desk.talks(second.held_for, second.agent)
         if Seat.CALLER in together:
             await self._house.desk.returns(self._line.id, offer.agent)
@@ -480,6 +492,37 @@ class Talk:
                     bridgeId=self.bridge or "", channel=[channel], absorbDTMF=channel != self._line.id
                 )
             self._inside.add(channel)
+
+    def left(self, channel: str, bridge: str) -> None:
+        """`channel` is not in `bridge` any more. If it should be, and does not hang up, `TORN` is due."""
+        if bridge == self.bridge and channel in self._inside:
+            self._line.within(TORN, HANGS_UP_S)
+
+    def seems_torn(self, bridges: Mapping[str, Collection[str]]) -> bool:
+        """Whether somebody who should be in the talk's bridge is not, by `bridges` with their channels; then `TORN` is
+        due: whoever comes or goes in this moment is not there, either.
+        """
+        if self.bridge is None or (self.bridge in bridges and self._inside.issubset(bridges[self.bridge])):
+            return False
+        self._line.within(TORN, HANGS_UP_S)
+        return True
+
+    async def is_torn(self) -> bool:
+        """The same, as Asterisk says now. Who is missing counts as outside from then on: ``arrange()`` brings them in.
+
+        Raises AriError.
+        """
+        if self.bridge is None:
+            return False
+        try:
+            there = set((await self._client.bridges.get(bridgeId=self.bridge)).channels)
+        except NotFound:
+            self.bridge = None
+            self._inside.clear()
+            return True
+        torn = not self._inside <= there
+        self._inside &= there
+        return torn
 
     async def hand_over(self) -> None:
         """The second line's agent has the caller from now on; who had it before was released."""
@@ -523,6 +566,9 @@ class Talk:
             offer = seats[one.seat]
             if offer is not None:
                 offer.add(one)
+                if one.company in (Company.CALLER, Company.BOTH) and offer.agent not in self._have_talked:
+                    self._have_talked.add(offer.agent)
+                    self._house.metrics.talked(offer.agent)
                 rows.append(
                     models.TalkTime(
                         call_id=self._line.id, n=n, agent=offer.agent, company=one.company.value, at=one.begin,

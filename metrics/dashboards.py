@@ -18,6 +18,8 @@ from metrics.hotline import AGENT_STATES
 from metrics.queries import DASHBOARDS, STATES, Dashboard, Panel
 
 FOLDER: Final = Path(__file__).parent / "grafana"
+ZONE: Final = "Asia/Shanghai"
+"""The hotline's, whose day ``now/d`` is, wherever one looks from: the default of `time_zone` in hotline.toml."""
 _SOURCE: Final = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 
@@ -32,7 +34,7 @@ def build(board: Dashboard) -> str:
         .uid(f"sanling-{board.name}")
         .description(board.meaning)
         .tags(["sanling"])
-        .timezone("browser")
+        .timezone(ZONE)
         .refresh(board.refresh)
         .time(board.since, "now")
         .readonly()

@@ -2,7 +2,8 @@
 
 Figures on a dashboard are the counters', figures in a report are the ledger's; neither can notice a call that it never
 heard of, so Asterisk, which had the channel, is asked as well. What is told later than something else is no drift yet:
-records and rows have SETTLES_S to meet. What does not meet counts for REMEMBERED_S, then it is history.
+records and rows have SETTLES_S to meet. What does not meet counts for REMEMBERED_S, then it is history. Of offers, and
+of who talked with the caller, Asterisk's records say nothing: there are two accounts of them (``Tally``).
 
 Asterisk's file has one line for each stretch of a channel, in the columns of ``cdr_custom.conf``, none of them a
 person's: uniqueid, linkedid, the channel's name without digits, start, answer, end, disposition. A caller's channel
@@ -14,17 +15,19 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
+
+K = TypeVar("K", bound=Hashable)
 
 SETTLES_S: Final = 120.0
 """A recording of a call that never reached the controller is sealed first, then it is in the ledger."""
 REMEMBERED_S: Final = 3600.0
 READ_AT_FIRST_BYTES: Final = 1_000_000
-"""Of the records from before: some ten thousand calls."""
+"""Of the records from before: some ten thousand channels."""
 TRUNK: Final = "PJSIP/trunk"
 SAME_IN_THE_LEDGER: Final = {"short_abandon": "abandoned"}
 """Outcomes that only the counters tell apart."""
@@ -48,17 +51,55 @@ class Disagreement:
     """Callers' channels that Asterisk had and the ledger does not know."""
     not_in_asterisk: tuple[str, ...]
     """Calls of the ledger of which Asterisk has no record."""
+    offers_too_many: Mapping[str, int] = field(default_factory=dict)
+    """By outcome, as `counted_too_many`."""
+    talks_too_many: Mapping[str, int] = field(default_factory=dict)
+    """By agent."""
 
     @property
     def ledger_and_metrics(self) -> int:
-        """Calls, at least: one that is counted under another outcome is two differences, and one call."""
-        too_many = sum(n for n in self.counted_too_many.values() if n > 0)
-        too_few = -sum(n for n in self.counted_too_many.values() if n < 0)
-        return max(too_many, too_few)
+        return differing(self.counted_too_many)
 
     @property
     def ledger_and_cdr(self) -> int:
         return len(self.not_in_ledger) + len(self.not_in_asterisk)
+
+
+def differing(too_many: Mapping[str, int]) -> int:
+    """How many there are, at least: one that is counted as another is two differences, and one."""
+    more = sum(n for n in too_many.values() if n > 0)
+    fewer = -sum(n for n in too_many.values() if n < 0)
+    return max(more, fewer)
+
+
+class Tally:
+    """Of one kind of event, what is counted beside what the ledger has, from `at` on."""
+
+    def __init__(self, at: float) -> None:
+        self._tallied: Counter[str] = Counter()
+        self._apart: deque[tuple[float, Counter[str]]] = deque([(at, Counter())])
+        self._ours: dict[Hashable, float] = {}
+
+    def ledger_has(self, found: Mapping[K, str], at: float) -> set[K]:
+        """Events, and as what each is to be counted. Told any number of times; returns those that are new."""
+        new = {one for one in found if one not in self._ours}
+        self._tallied.update(found[one] for one in new)
+        for one in found:
+            self._ours[one] = at
+        return new
+
+    def too_many(self, counted: Mapping[str, int], at: float) -> dict[str, int]:
+        """What is counted and not in the ledger; negative: the other way round. `counted`: since the beginning, at a
+        moment at which ``ledger_has`` knew of the same events.
+        """
+        apart = Counter(counted)
+        apart.subtract(self._tallied)
+        self._apart.append((at, apart))
+        while len(self._apart) > 1 and self._apart[1][0] <= at - REMEMBERED_S:
+            self._apart.popleft()
+        _forget(self._ours, at - REMEMBERED_S - SETTLES_S)
+        before = self._apart[0][1]
+        return {kind: n - before[kind] for kind, n in sorted(apart.items()) if n != before[kind]}
 
 
 class Accounts:
@@ -69,9 +110,7 @@ class Accounts:
     """
 
     def __init__(self, at: float) -> None:
-        self._tallied: Counter[str] = Counter()
-        self._apart: deque[tuple[float, Counter[str]]] = deque([(at, Counter())])
-        self._ours: dict[str, float] = {}
+        self._ended = Tally(at)
         self._in_ledger: dict[str, float] = {}
         self._in_asterisk: dict[str, float] = {}
         self._unknown_to_ledger: dict[str, float] = {}
@@ -84,9 +123,7 @@ class Accounts:
 
     def ledger_has(self, ended: Mapping[str, str], at: float, *, without_record: Collection[str] = ()) -> None:
         """Calls that ended since the beginning, with outcomes. `without_record`: those that Asterisk died under."""
-        new = {call_id: outcome for call_id, outcome in ended.items() if call_id not in self._ours}
-        self._ours.update(dict.fromkeys(new, at))
-        self._tallied.update(new.values())
+        new = self._ended.ledger_has(ended, at)
         self.ledger_had(new, at)
         for call_id in new:
             if call_id not in self._in_asterisk and call_id not in without_record:
@@ -106,7 +143,7 @@ class Accounts:
                 self._unknown_to_ledger.setdefault(record.call_id, at)
 
     def asterisk_had(self, records: Iterable[Record], at: float) -> None:
-        """Records from before the beginning: they may be needed, and accuse nobody."""
+        """Records from before the beginning that accuse nobody: calls that end from now on may need them."""
         for record in records:
             self._in_asterisk.setdefault(record.call_id, at)
 
@@ -114,25 +151,13 @@ class Accounts:
         """What does not meet at `at`. `counted`: calls counted since the beginning, by outcome, at a moment at which
         ``ledger_has`` knew of the same calls.
         """
-        apart: Counter[str] = Counter()
+        as_there: Counter[str] = Counter()
         for outcome, calls in counted.items():
-            apart[SAME_IN_THE_LEDGER.get(outcome, outcome)] += calls
-        apart.subtract(self._tallied)
-        self._apart.append((at, apart))
-        while len(self._apart) > 1 and self._apart[1][0] <= at - REMEMBERED_S:
-            self._apart.popleft()
-        before = self._apart[0][1]
-        for known in (
-            self._ours,
-            self._in_ledger,
-            self._in_asterisk,
-            self._unknown_to_ledger,
-            self._unknown_to_asterisk,
-        ):
-            for call_id in [call_id for call_id, since in known.items() if since <= at - REMEMBERED_S - settles_s]:
-                del known[call_id]
+            as_there[SAME_IN_THE_LEDGER.get(outcome, outcome)] += calls
+        for known in (self._in_ledger, self._in_asterisk, self._unknown_to_ledger, self._unknown_to_asterisk):
+            _forget(known, at - REMEMBERED_S - settles_s)
         return Disagreement(
-            {outcome: n - before[outcome] for outcome, n in sorted(apart.items()) if n != before[outcome]},
+            self._ended.too_many(as_there, at),
             _settled(self._unknown_to_ledger, at - settles_s),
             _settled(self._unknown_to_asterisk, at - settles_s),
         )
@@ -148,7 +173,7 @@ class Records:
         self._open: FileIO | None = None
 
     def earlier(self) -> list[Record]:
-        """What is there already, of a long file the end. No file is no records. Raises OSError."""
+        """What is there already, of a long file the end: about a day. No file is no records. Raises OSError."""
         self.close()
         try:
             self._open = self._file.open("rb", buffering=0)
@@ -199,6 +224,11 @@ def records_of(text: str) -> list[Record]:
             case [unique, linked, channel, _, _, _, _] if unique:
                 found.append(Record(unique, channel.startswith(TRUNK) and linked == unique))
     return found
+
+
+def _forget(known: dict[K, float], before: float) -> None:
+    for one in [one for one, since in known.items() if since <= before]:
+        del known[one]
 
 
 def _settled(unknown: Mapping[str, float], before: float) -> tuple[str, ...]:

@@ -88,6 +88,8 @@ OfferOutcome = Literal["answered", "refused", "busy", "no_answer", "unreachable"
 refused: the agent pressed reject. unreachable: no phone is registered, or it could not be called.
 caller_left: the caller gave up while the agent's phone rang; not the agent's fault.
 """
+JUDGED_OFFERS: Final[tuple[OfferOutcome, ...]] = ("answered", "refused", "busy", "no_answer", "unreachable")
+"""Those that an agent is held to; the others ended for the caller's reasons, or for ours."""
 Role = Literal["lawyer", "party", "unknown"]
 IdentityResult = Literal["proven", "failed", "skipped", "left"]
 """skipped: the caller asked for a person instead. left: the caller hung up while being identified."""
@@ -105,7 +107,11 @@ Store = Literal["local", "second"]
 DiskPlace = Literal["spool", "local", "second"]
 """spool: the run-time folder's disk, with database and journal. A store in S3 has no disk."""
 Witnesses = Literal["ledger_and_metrics", "ledger_and_cdr"]
-"""Whose accounts of the ended calls are compared: the ledger's with the counters', or with Asterisk's."""
+"""Whose accounts are compared: the ledger's with the counters', or with Asterisk's."""
+DriftOf = Literal["ended", "offered", "talked"]
+"""What of a call they tell: how it ended, what became of an offer of it, that an agent talked with the caller. Of the
+last two Asterisk's records say nothing.
+"""
 RecordingStage = Literal["capture", "local", "second"]
 """Where a recording failed: capture is turning the spooled file into a finished one."""
 Lane = Literal["fast", "blocking"]
@@ -140,6 +146,7 @@ HUNG_UP_BY: Final[tuple[HungUpBy, ...]] = get_args(HungUpBy)
 STORES: Final[tuple[Store, ...]] = get_args(Store)
 DISK_PLACES: Final[tuple[DiskPlace, ...]] = get_args(DiskPlace)
 WITNESSES: Final[tuple[Witnesses, ...]] = get_args(Witnesses)
+DRIFTS_OF: Final[tuple[DriftOf, ...]] = get_args(DriftOf)
 RECORDING_STAGES: Final[tuple[RecordingStage, ...]] = get_args(RecordingStage)
 LANES: Final[tuple[Lane, ...]] = get_args(Lane)
 ARI_FAILURES: Final[tuple[AriFailure, ...]] = get_args(AriFailure)
@@ -180,6 +187,11 @@ class HotlineMetrics:
         self._hotline_answer = histogram(
             "hotline_answer_seconds", "Seconds from a call's arrival to the hotline's answer (SOP-1).", ANSWER_EDGES_S
         )
+        self._unanswered = counter(
+            "calls_unanswered",
+            f"Calls that rang {THREE_RINGS_S:g} s or longer and that the hotline never answered, and those that the "
+            "dialplan's fallback had to (SOP-1).",
+        )
         self._context = counter("case_context", "Case look-ups before the call, by what they said.", "status")
         self._identity = counter("identity", "Identity checks, by role and result (SOP-2).", "role", "result")
 
@@ -195,7 +207,8 @@ class HotlineMetrics:
         registry.register(self._agent_states)
         self._agent_answer = histogram(
             "agent_answer_seconds",
-            "Seconds an agent's phone rang before the agent answered (SOP-1).",
+            "Seconds an agent's phone rang before the agent answered, told when the offer is over; not of offers that "
+            "the caller ended (SOP-1).",
             ANSWER_EDGES_S,
             "agent",
         )
@@ -204,6 +217,9 @@ class HotlineMetrics:
         )
         self._handle_parts = counter(
             "agent_handle_part_seconds", "Seconds agents spent handling calls, by part.", "agent", "part"
+        )
+        self._talks = counter(
+            "agent_talks", "Calls in which the agent talked with the caller; being consulted is none (KPI-1).", "agent"
         )
         self._offers = counter("offers", "Calls offered to an agent's phone, by outcome.", "agent", "outcome")
         self._mended = counter(
@@ -254,7 +270,11 @@ class HotlineMetrics:
         self._adopted = counter("calls_adopted", "Calls of an earlier controller that were taken up.")
         self._ghosts = counter("ghosts", "Channels, bridges and agents found without a call, and ended.", "kind")
         self._drift = gauge(
-            "drift_calls", "Calls of the last hour on which two accounts of the ended calls do not agree.", "between"
+            "drift_calls",
+            "Calls of the last hour on which two accounts do not agree: how they ended, what became of their offers, "
+            "which agents talked with the caller.",
+            "between",
+            "of",
         )
         self._started = gauge("start_time_seconds", "Unix time at which this controller began to serve.")
         self._journal_rows = gauge("journal_waiting_rows", "Rows that wait for the database in the local journal.")
@@ -273,8 +293,10 @@ class HotlineMetrics:
         self._loop_lag = histogram(
             "event_loop_lag_seconds", "Seconds a timer of the controller fired late.", LATENCY_EDGES_S
         )
-        self._database_write = histogram(
-            "database_write_seconds", "Seconds one transaction on the database took.", LATENCY_EDGES_S
+        self._database = histogram(
+            "database_seconds",
+            "Seconds one transaction on the database took, be it of rows or a question.",
+            LATENCY_EDGES_S,
         )
         self._begin_at_zero()
 
@@ -360,8 +382,11 @@ class HotlineMetrics:
         if after_closing_s is not None:
             self._after_closing.labels(side).observe(_duration(after_closing_s))
 
-    def call_ended(self, outcome: CallOutcome) -> None:
+    def call_ended(self, outcome: CallOutcome, *, unanswered_s: float | None = None) -> None:
+        """`unanswered_s`: seconds from its arrival to its end, of a call that the hotline never answered. SOP-1."""
         self._ended.labels(_listed(outcome, CALL_OUTCOMES)).inc()
+        if outcome == "fallback" or (unanswered_s is not None and unanswered_s >= THREE_RINGS_S):
+            self._unanswered.inc()
 
     def surveyed(self, result: SurveyResult) -> None:
         """The question after the talk ended so. KPI-7."""
@@ -404,12 +429,16 @@ class HotlineMetrics:
 
     # -- agents -------------------------------------------------------------------------------------------
 
-    def offer_ended(self, agent: str, outcome: OfferOutcome) -> None:
-        self._offers.labels(self._agent(agent), _listed(outcome, OFFER_OUTCOMES)).inc()
+    def offer_ended(self, agent: str, outcome: OfferOutcome, *, answered_after_s: float | None = None) -> None:
+        """`answered_after_s`: seconds that the phone rang, if the agent picked up; also before a refusal. SOP-1."""
+        name = self._agent(agent)
+        self._offers.labels(name, _listed(outcome, OFFER_OUTCOMES)).inc()
+        if answered_after_s is not None and outcome in JUDGED_OFFERS:
+            self._agent_answer.labels(name).observe(_duration(answered_after_s))
 
-    def agent_answered(self, agent: str, seconds: float) -> None:
-        """The agent took an offer after the phone had rung for `seconds`."""
-        self._agent_answer.labels(self._agent(agent)).observe(_duration(seconds))
+    def talked(self, agent: str) -> None:
+        """The agent talked with the caller; once a call. KPI-1."""
+        self._talks.labels(self._agent(agent)).inc()
 
     def agent_mended(self, state: MendedState) -> None:
         """An agent was held for nothing, and is free."""
@@ -458,16 +487,19 @@ class HotlineMetrics:
 
     def calls_ended(self) -> dict[str, int]:
         """Calls counted by `call_ended`, by outcome; outcomes without a call are left out."""
-        ended: dict[str, int] = {}
-        for family in self._ended.collect():
-            for sample in family.samples:
-                if sample.name.endswith("_total") and sample.value:
-                    ended[sample.labels["outcome"]] = int(sample.value)
-        return ended
+        return _counted(self._ended, "outcome")
 
-    def drift(self, between: Witnesses, calls: int) -> None:
+    def offers_ended(self) -> dict[str, int]:
+        """Offers counted by `offer_ended`, by outcome, of all agents; outcomes without an offer are left out."""
+        return _counted(self._offers, "outcome")
+
+    def talks(self) -> dict[str, int]:
+        """Calls counted by `talked`, by agent; agents without one are left out."""
+        return _counted(self._talks, "agent")
+
+    def drift(self, between: Witnesses, of: DriftOf, calls: int) -> None:
         """Two accounts of the calls of the last hour differ by so many."""
-        self._drift.labels(_listed(between, WITNESSES)).set(calls)
+        self._drift.labels(_listed(between, WITNESSES), _listed(of, DRIFTS_OF)).set(calls)
 
     def ari_up(self, up: bool) -> None:
         self._ari_up.set(float(up))
@@ -485,15 +517,12 @@ class HotlineMetrics:
     def loop_lag(self, seconds: float) -> None:
         self._loop_lag.observe(_duration(seconds))
 
-    def database_write(self, seconds: float) -> None:
-        self._database_write.observe(_duration(seconds))
-
     @contextmanager
     def database_writing(self) -> Iterator[None]:
-        """Times one transaction; one that fails is not counted."""
+        """Times one transaction, one that only reads too; one that fails is not counted."""
         began = perf_counter()
         yield
-        self.database_write(perf_counter() - began)
+        self._database.observe(_duration(perf_counter() - began))
 
     async def measure_loop_lag(self, every_s: float = 0.5) -> None:
         """Runs until cancelled: sleeps `every_s` and counts how late the event loop woke it up."""
@@ -544,8 +573,9 @@ class HotlineMetrics:
             self._ari_request.labels(lane)
         for kind in ARI_FAILURES:
             self._ari_failures.labels(kind)
-        for witnesses in WITNESSES:
-            self._drift.labels(witnesses)
+        for of in DRIFTS_OF:
+            self._drift.labels("ledger_and_metrics", of)
+        self._drift.labels("ledger_and_cdr", "ended")
         for ghost in GHOST_KINDS:
             self._ghosts.labels(ghost)
         for survey in SURVEY_RESULTS:
@@ -559,6 +589,7 @@ class HotlineMetrics:
         self._agent_answer.labels(agent)
         self._handle.labels(agent)
         self._rona.labels(agent)
+        self._talks.labels(agent)
         for part in HANDLE_PARTS:
             self._handle_parts.labels(agent, part)
         for outcome in OFFER_OUTCOMES:
@@ -601,6 +632,16 @@ def _listed(value: str, values: tuple[str, ...]) -> str:
         return value
     log.error("A figure was given a value outside its list; counted as %s. The list: %s", OTHER, values)
     return OTHER
+
+
+def _counted(counter: Counter, label: str) -> dict[str, int]:
+    """The counter's sums by the values of `label`; what is zero is left out."""
+    sums: dict[str, int] = {}
+    for family in counter.collect():
+        for sample in family.samples:
+            if sample.name.endswith("_total") and sample.value:
+                sums[sample.labels[label]] = sums.get(sample.labels[label], 0) + int(sample.value)
+    return sums
 
 
 def _duration(seconds: float) -> float:

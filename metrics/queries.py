@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from metrics.hotline import (
     AGENT_STATES,
+    JUDGED_OFFERS,
     MEAN_HANDLE_S,
     NATIONAL_LIMIT_S,
     SECOND_LINE_WAIT_S,
@@ -36,7 +37,6 @@ ONE_IS_GOOD: Final[Thresholds] = ((None, "red"), (1.0, "green"))
 CLOSING: Final[Thresholds] = ((None, "green"), (5.3, "red"))
 FIVE_MINUTES: Final[Thresholds] = ((None, "green"), (60.0, "yellow"), (300.0, "red"))
 LATENCY: Final[Thresholds] = ((None, "green"), (0.1, "yellow"), (0.5, "red"))
-RATING: Final[Thresholds] = ((None, "red"), (4.0, "yellow"), (4.7, "green"))
 PLAIN: Final[Thresholds] = ((None, "blue"),)
 
 
@@ -91,23 +91,27 @@ def _quantiles(metric: str, *, by: str = "", legend: str = "", where: str = "") 
     )
 
 
-def _increase(metric: str, by: str, *, where: str = "", window: str = "$__rate_interval") -> Query:
+def _increase(metric: str, by: str, *, where: str = "", window: str = "$__rate_interval", of: str = "") -> Query:
     labels = " ".join(f"{{{{{label.strip()}}}}}" for label in by.split(","))
-    return Query(f"sum by ({by}) (increase({metric}{where}[{window}]))", labels)
+    return Query(f"sum by ({by}) (increase({metric}{where}[{window}]))", f"{labels} {of}".strip())
 
 
 def _total(metric: str, legend: str) -> Query:
     return Query(f"sum(increase({metric}[$__range]))", legend)
 
 
-def _share(part: str, whole: str, *, by: str = "", legend: str = "") -> Query:
+def _share(part: str, *wholes: str, by: str = "", legend: str = "") -> Query:
+    """Of the sum of `wholes`."""
     group = f" by ({by})" if by else ""
-    return Query(f"sum{group} (increase({part}[$__range])) / sum{group} (increase({whole}[$__range]))", legend)
+    numerator, *denominators = (f"sum{group} (increase({metric}[$__range]))" for metric in (part, *wholes))
+    divisor = denominators[0] if len(denominators) == 1 else f"({' + '.join(denominators)})"
+    return Query(f"{numerator} / {divisor}", legend)
 
 
 _AGENT: Final = '{agent=~"$agent"}'
 _ANSWER: Final = "sanling_hotline_answer_seconds"
 _AGENT_ANSWER: Final = "sanling_agent_answer_seconds"
+_OFFERS_JUDGED: Final = f'sanling_offers_total{{agent=~"$agent", outcome=~"{"|".join(JUDGED_OFFERS)}"}}'
 _HANDLE: Final = "sanling_agent_handle_seconds"
 _WAIT: Final = "sanling_queue_wait_seconds"
 _ANSWERED: Final = '{result="answered"}'
@@ -166,9 +170,12 @@ WALL: Final = Dashboard(
             "接听 Answering",
             (
                 Panel(
-                    "三声内接听 Answered within three rings", "SOP-1: 11 s; the national standard asks for 95 %.",
+                    "三声内接听 Answered within three rings",
+                    "SOP-1: 11 s, of the calls answered and of those that rang so long in vain; the national standard "
+                    "asks for 95 %.",
                     "stat", "percentunit",
-                    (_share(f'{_ANSWER}_bucket{{le="11.0"}}', f"{_ANSWER}_count"),), AT_LEAST_95,
+                    (_share(f'{_ANSWER}_bucket{{le="11.0"}}', f"{_ANSWER}_count", "sanling_calls_unanswered_total"),),
+                    AT_LEAST_95,
                 ),
                 Panel(
                     "接听用时 Seconds to answer", "From the call's arrival to the hotline's answer: 11 s, never 15 s.",
@@ -273,8 +280,8 @@ WALL: Final = Dashboard(
                     "外呼用时 Time of calls placed", "Seconds of ringing and of talk.",
                     "bars", "s",
                     (
-                        _increase("sanling_calls_placed_ringing_seconds_total", "purpose"),
-                        _increase("sanling_calls_placed_talk_seconds_total", "purpose"),
+                        _increase("sanling_calls_placed_ringing_seconds_total", "purpose", of="振铃 ringing"),
+                        _increase("sanling_calls_placed_talk_seconds_total", "purpose", of="通话 talk"),
                     ),
                 ),
             ),
@@ -313,11 +320,12 @@ AGENTS: Final = Dashboard(
             "接听 Answering",
             (
                 Panel(
-                    "座席三声内接听 Agents: answered within three rings", "SOP-1: an offer rings 11 s at most.",
+                    "座席三声内接听 Agents: answered within three rings",
+                    "SOP-1: 11 s, of all offers, taken or not, but for those that the caller ended.",
                     "stat", "percentunit",
                     (
-                        _share(f'{_AGENT_ANSWER}_bucket{{agent=~"$agent", le="11.0"}}',
-                               f"{_AGENT_ANSWER}_count{_AGENT}", by="agent", legend="{{agent}}"),
+                        _share(f'{_AGENT_ANSWER}_bucket{{agent=~"$agent", le="11.0"}}', _OFFERS_JUDGED,
+                               by="agent", legend="{{agent}}"),
                     ),
                     AT_LEAST_95,
                 ),
@@ -331,8 +339,11 @@ AGENTS: Final = Dashboard(
             "处理 Handling",
             (
                 Panel(
-                    "接话量 Calls handled", "KPI-1: 120 a day.",
-                    "stat", "short", (_increase(f"{_HANDLE}_count", "agent", where=_AGENT, window="$__range"),),
+                    "接话量 Calls handled",
+                    "KPI-1: 120 a day. Calls in which the agent talked with the caller, also those we placed; being "
+                    "consulted is none.",
+                    "stat", "short",
+                    (_increase("sanling_agent_talks_total", "agent", where=_AGENT, window="$__range"),),
                 ),
                 Panel(
                     "平均处理时长 Mean handle time", "KPI-1: talk + hold + wrap-up, 180 s at most.",
@@ -354,10 +365,10 @@ AGENTS: Final = Dashboard(
             "话后 After the call",
             (
                 Panel(
-                    "平均得分 Mean rating", "KPI-4, KPI-7: 1 to 5, keyed by the caller after the talk.",
+                    "平均得分 Mean rating",
+                    "KPI-7: 1 to 5, keyed after the talk by callers of any role. Of lawyers alone, KPI-4: the report.",
                     "stat", "short",
                     (Query(f"({_POINTS}) / sum by (agent) (increase({_RATINGS}{_AGENT}[$__range]))", "{{agent}}"),),
-                    RATING,
                 ),
                 Panel(
                     "评分 Ratings by score", "1 and 2 open a work order for the team leader.",
@@ -393,7 +404,8 @@ SYSTEM: Final = Dashboard(
                 ),
                 Panel(
                     "对账差异 Drift", "Calls of the last hour on which ledger, counters and Asterisk do not agree.",
-                    "stat", "short", (Query("max by (between) (sanling_drift_calls)", "{{between}}"),), NONE_IS_GOOD,
+                    "stat", "short",
+                    (Query("max by (between, of) (sanling_drift_calls)", "{{between}} {{of}}"),), NONE_IS_GOOD,
                 ),
                 Panel(
                     "无主残留 Ghosts", "What belonged to no call; if nothing failed before, a fault of ours.",
@@ -489,8 +501,9 @@ SYSTEM: Final = Dashboard(
             "数据库 Database",
             (
                 Panel(
-                    "数据库事务 Database transactions", "One transaction, waiting for a lock included.",
-                    "lines", "s", _quantiles("sanling_database_write_seconds"), LATENCY,
+                    "数据库事务 Database transactions", "One transaction, of rows or a question, waiting for a lock "
+                    "included.",
+                    "lines", "s", _quantiles("sanling_database_seconds"), LATENCY,
                 ),
                 Panel(
                     "待写行 Rows waiting", "Rows in the local journal that the database has not taken yet.",

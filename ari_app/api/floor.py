@@ -55,6 +55,7 @@ REFUSED = {
     "outbound-no-case": "No case is known for certain, or it has no number that we call.",
     "outbound-unreachable": "No calls go out: trunk.outbound is not set in hotline.toml.",
     "outbound-not-now": "It is too early or too late to call anybody: desk.toml has the hours.",
+    "fallback-agent": "The hotline is being drained: it places no calls any more.",
     "leading-not-allowed": "The agent who acts may not: `sanling agents role` says who is leader, mentor, inspector.",
     "leading-no-such-agent": "There is no such agent.",
     "leading-agent-on-call": "The agent is on a call: wait until it has ended.",
@@ -499,8 +500,9 @@ def led(session: Session, last: int) -> Iterator[shapes.AuditRow]:
 
 def figures(session: Session, since: float) -> shapes.Figures:
     """Calls that came since `since` (Unix seconds) and are over, counted by the database; docs/measures.md."""
-    ending = models.Ending
-    served = (ending.outcome == "handled") & (ending.talk_s > 0)
+    ending, offer = models.Ending, models.OfferEvent
+    joined = select(offer.n).where(offer.call_id == ending.call_id, offer.event == "joined")
+    served = (ending.talk_s > 0) | joined.exists()  # also of a call that was lost then
     abandoned = (ending.outcome == "abandoned") & (ending.wait_s >= SHORT_ABANDON_S)
 
     def count(condition: Any) -> Any:

@@ -1,10 +1,10 @@
 """The hotline's figures: one formula for each, over plain facts of calls and of agents' time. Pure.
 
 Theory of operation. ``ari_app.facts`` turns rows of the ledger into `Facts`. A `Measure` says what of them counts: its
-``parts()`` are what each call, or each agent's time, adds to a numerator and a denominator. The figure is the sum of
-the numerators over the sum of the denominators; the calls behind it are the parts themselves. So figures of several
-days, or agents, add up to the figure of the week, or of the hotline, and ``sanling report --why`` lists exactly what
-was counted.
+``parts()`` are what each call, or each stretch of an agent's time, adds to a numerator and a denominator. The figure is
+the sum of the numerators over the sum of the denominators; the calls behind it are the parts themselves. So figures of
+several days, or agents, add up to the figure of the week, or of the hotline, and ``sanling report --why`` lists exactly
+what was counted.
 
 A call belongs to the day of its arrival in the hotline's time zone, with all that came of it later. An agent's time
 belongs to the day it was spent on: it is split at midnight. Calls that are not over are not counted yet.
@@ -127,15 +127,35 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """What an agent was without a break. Moments are Unix seconds."""
+
+    agent: str
+    duty: Duty
+    begin: float
+    end: float
+    call_id: str | None = None
+    """The call that the agent is held for, or wraps up; None: of no call, or of one that nobody wrote down."""
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.begin
+
+
+@dataclass(frozen=True)
 class Facts:
     """Of one period."""
 
     calls: tuple[CallRecord, ...] = ()
-    times: Mapping[tuple[str, Duty], float] = field(default_factory=dict)
-    """Seconds that each agent was what."""
+    stretches: tuple[Stretch, ...] = ()
+    """Agents' time, cut at the borders of the period."""
     verdicts: tuple[Verdict, ...] = ()
     in_progress: int = 0
     """Calls that came and are not over."""
+    others: Mapping[str, tuple[float, str | None]] = field(default_factory=dict)
+    """Calls that only `stretches` name, since they came before the period or are not over: when each came, in Unix
+    seconds, and the caller's number, which is personal data.
+    """
 
 
 def hands_on(heard: Heard, state: State, to: State, actions: Iterable[Do]) -> bool:
@@ -194,13 +214,14 @@ class Unit(StrEnum):
 
 @dataclass(frozen=True)
 class Part:
-    """What one call, or one agent's time, adds to a figure."""
+    """What one call, or one stretch of an agent's time, adds to a figure."""
 
     numerator: float
     denominator: float = 1.0
     call_id: str | None = None
     agent: str | None = None
-    duty: Duty | None = None
+    stretch: Stretch | None = None
+    """None: the whole call counts."""
 
 
 @dataclass(frozen=True)
@@ -338,6 +359,14 @@ def _asa(facts: Facts) -> Iterator[Part]:
     yield from (Part(call.wait_s or 0.0, 1, call.id) for call in facts.calls if call.answered)
 
 
+def _abandon_wait(facts: Facts) -> Iterator[Part]:
+    yield from (Part(call.wait_s or 0.0, 1, call.id) for call in facts.calls if call.abandoned)
+
+
+def _queue_wait(facts: Facts) -> Iterator[Part]:
+    yield from (Part(call.wait_s, 1, call.id) for call in facts.calls if call.wait_s is not None)
+
+
 def _of_talks(seconds: Callable[[Talk], float]) -> Callable[[Facts], Iterator[Part]]:
     def parts(facts: Facts) -> Iterator[Part]:
         for call in facts.calls:
@@ -364,9 +393,9 @@ def _calls_a_day(facts: Facts) -> Iterator[Part]:
 
 
 def _occupancy(facts: Facts) -> Iterator[Part]:
-    for (agent, duty), seconds in facts.times.items():
-        if duty in AVAILABLE:
-            yield Part(seconds if duty in HANDLING else 0.0, seconds, None, agent, duty)
+    for one in facts.stretches:
+        if one.duty in AVAILABLE:
+            yield Part(one.seconds if one.duty in HANDLING else 0.0, one.seconds, one.call_id, one.agent, one)
 
 
 def _resolution(facts: Facts) -> Iterator[Part]:
@@ -432,6 +461,10 @@ MEASURES: tuple[Measure, ...] = (
             "answered + abandoned − short abandons", _abandonment),
     Measure("asa", "平均应答速度", Unit.SECONDS, "transitions, offers",
             "seconds in the queue until the first agent was joined", "answered", _asa),
+    Measure("abandon_wait", "放弃者平均等待", Unit.SECONDS, "endings, transitions",
+            "seconds in the queue until the caller hung up", "abandoned", _abandon_wait),
+    Measure("queue_wait", "平均排队时长", Unit.SECONDS, "transitions, offers, endings",
+            "seconds in the queue, however the caller left it", "queued", _queue_wait),
     Measure("handle_time", "平均处理时长", Unit.SECONDS, "talk_times, agent_states", "talk + hold + wrap-up",
             "handled: an agent's part in a call, placed calls and consultations included",
             _of_talks(lambda talk: talk.handle_s), True),

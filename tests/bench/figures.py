@@ -58,38 +58,76 @@ def growth(small: tuple[float, float], large: tuple[float, float]) -> float:
 
 
 class Climb:
-    """Looks for the highest rate that holds: up by `STEP_UP` until one fails, then between the two."""
+    """Looks for the highest rate that holds: up by `STEP_UP` until one fails, then between the two.
 
-    def __init__(self, first: float, *, at_most: float, steps: int) -> None:
-        """Rates in calls a second; no more than `steps` are tried."""
-        self.held = 0.0
-        """The highest rate that held; 0: none did."""
+    Its steps are short; so what it found is then tried at length, and what held next below it if that fails.
+    """
+
+    def __init__(self, first: float, *, at_most: float, steps: int, confirmations: int = 0) -> None:
+        """Rates in calls a second; no more than `steps` are tried, and `confirmations` at length."""
         self.failed: float | None = None
-        """The lowest that did not."""
+        """The lowest that did not hold."""
+        self.confirmed: bool | None = None
+        """Whether `held` held at length; None: that was not tried."""
+        self._held: set[float] = set()
         self._next = first
         self._at_most = at_most
         self._left = steps
+        self._confirmations = confirmations
+
+    @property
+    def held(self) -> float:
+        """The highest rate that held; 0: none did."""
+        return max(self._held, default=0.0)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the highest rate is found: what holds and what fails are close. If not, the search was cut off, or
+        what it found failed at length.
+        """
+        close = self.failed is not None and self.held > 0 and self.failed / self.held <= CLOSE_ENOUGH
+        return close and self.confirmed is not False
 
     @property
     def rate(self) -> float | None:
         """What to try next; None: it is found, or the steps are used up."""
-        close = self.failed is not None and self.held > 0 and self.failed / self.held <= CLOSE_ENOUGH
-        if not self._left or close or self._next > self._at_most or self._next < 1:
+        if not self._left or self.converged or self._next > self._at_most or self._next < 1:
             return None
         return self._next
 
     def tried(self, rate: float, *, held: bool) -> None:
         self._left -= 1
-        if held:
-            self.held = max(self.held, rate)
-        else:
-            self.failed = rate if self.failed is None else min(self.failed, rate)
+        self._learn(rate, held)
         if self.failed is None:
             self._next = round(rate * STEP_UP, 1)
         elif self.held:
             self._next = round((self.held + self.failed) / 2, 1)
         else:
             self._next = round(self.failed / STEP_UP, 1)
+
+    @property
+    def unconfirmed(self) -> float | None:
+        """What to try at length next, after the search; None: that held, was tried often enough, or is not known.
+
+        If one fails, the next lower rate that held; if there is none, one that is just close enough to it.
+        """
+        if self.confirmed or not self._confirmations:
+            return None
+        if self.held:
+            return self.held
+        return None if self.confirmed is None or self.failed is None else ceil(self.failed / CLOSE_ENOUGH * 100) / 100
+
+    def tried_at_length(self, rate: float, *, held: bool) -> None:
+        self._confirmations -= 1
+        self.confirmed = held
+        self._learn(rate, held)
+
+    def _learn(self, rate: float, held: bool) -> None:
+        if held:
+            self._held.add(rate)
+        else:
+            self.failed = rate if self.failed is None else min(self.failed, rate)
+            self._held = {one for one in self._held if one < rate}
 
 
 def holds(failed: int, calls: int) -> bool:

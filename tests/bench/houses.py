@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,7 +28,7 @@ from ari_app.instance import AgentAccount, Instance
 from ari_app.sample import AGENTS, FIRST_AGENT
 from ari_app.settings import PROJECT, Settings, load
 from ari_app.staff import Access
-from ari_app.store.models import Agent, Call, Recording, Table
+from ari_app.store.models import Agent, Call, Ending, Recording, Table
 from tests.bench.capture import Places
 from tests.faults.house import House
 from tests.faults.lightphone import Line
@@ -39,6 +40,8 @@ REACHABLE_WITHIN_S = 40.0
 """A contact that was missed once is asked again after 30 s."""
 STORED_WITHIN_S = 60.0
 ADOPTED_WITHIN_S = 60.0
+HUNG_UP_AT_ONCE = 20
+HUNG_UP_WITHIN_S = 10.0
 WHISPER = "whisper-unknown-unverified-none"
 RULES = """
 [waiting]
@@ -98,6 +101,9 @@ class Flow(Protocol):
     def controller_pid(self) -> int | None: ...
 
     @property
+    def agi_pid(self) -> int | None: ...
+
+    @property
     def instance(self) -> Instance: ...
 
     async def recordings(self, numbers: Sequence[str]) -> dict[str, Path]:
@@ -108,6 +114,9 @@ class Flow(Protocol):
 
     async def all_on_duty(self) -> bool:
         """Whether every agent who takes calls still does."""
+
+    async def calls_left(self) -> int:
+        """Channels that are there, and calls whose end is not written down."""
 
 
 def settings_for(name: str, address: str, callers: str, folder: Path) -> Settings:
@@ -126,13 +135,14 @@ class Log:
         self._read = 0
 
     def errors(self) -> list[str]:
+        """Those of whole lines that were written since this was asked last."""
         if not self._file.exists():
             return []
         with self._file.open("rb") as opened:
             opened.seek(self._read if self._read <= self._file.stat().st_size else 0)
-            text = opened.read()
-            self._read = opened.tell()
-        return [line for line in text.decode("utf-8", "replace").splitlines() if self._pattern.search(line)]
+            whole, _, being_written = opened.read().rpartition(b"\n")
+            self._read = opened.tell() - len(being_written)
+        return [line for line in whole.decode("utf-8", "replace").splitlines() if self._pattern.search(line)]
 
 
 class Sanling:
@@ -180,6 +190,10 @@ class Sanling:
     def controller_pid(self) -> int | None:
         return self._pid("controller")
 
+    @property
+    def agi_pid(self) -> int | None:
+        return self._pid("agi")
+
     def _pid(self, name: str) -> int:
         pid = self._house.pid_of(name)
         if pid is None:
@@ -211,6 +225,11 @@ class Sanling:
         idle = select(func.count()).select_from(Agent).where(Agent.state == "idle")
         return bool(await self._house.ask(lambda session: session.scalar(idle)) >= self._on_duty)
 
+    async def calls_left(self) -> int:
+        unended = select(func.count()).select_from(Call).where(Call.id.not_in(select(Ending.call_id)))
+        in_the_ledger = int(await self._house.ask(lambda session: session.scalar(unended)))
+        return max(await self.instance.channels(), in_the_ledger)
+
     async def rows(self) -> dict[str, int]:
         """How many rows each table has that calls write to."""
         tables = [mapper.class_ for mapper in Table.registry.mappers]
@@ -220,16 +239,19 @@ class Sanling:
 
         return dict(await self._house.ask(count))
 
-    async def back_after_s(self, calls: int) -> float | None:
-        """Kills the controller; how long until another has taken up `calls` of its calls. None: not in time."""
+    async def restart(self, calls: int) -> tuple[float | None, int]:
+        """Kills the controller. How many seconds later another had taken up all of its `calls`, None if it had not in
+        time; and how many of them it took up.
+        """
         killed, loop = self._pid("controller"), asyncio.get_running_loop()
         os.kill(killed, 9)
-        began = loop.time()
+        began, taken_up = loop.time(), 0
         while loop.time() - began < ADOPTED_WITHIN_S:
-            if await asyncio.to_thread(self._adopted) >= calls:
-                return loop.time() - began
+            taken_up = max(taken_up, await asyncio.to_thread(self._adopted))
+            if taken_up >= calls:
+                return loop.time() - began, taken_up
             await asyncio.sleep(0.02)
-        return None
+        return None, taken_up
 
     def _adopted(self) -> int:
         settings = self._house.settings
@@ -312,6 +334,10 @@ announce = {says}/{WHISPER}
     def controller_pid(self) -> int | None:
         return None
 
+    @property
+    def agi_pid(self) -> int | None:
+        return None
+
     async def recordings(self, numbers: Sequence[str]) -> dict[str, Path]:
         folder = self.instance.settings.spool_dir / "monitor"
         until = asyncio.get_running_loop().time() + STORED_WITHIN_S
@@ -326,6 +352,9 @@ announce = {says}/{WHISPER}
 
     async def all_on_duty(self) -> bool:
         return True  # app_queue pauses nobody
+
+    async def calls_left(self) -> int:
+        return await self.instance.channels()
 
 
 async def register(flow: Flow) -> None:
@@ -343,6 +372,18 @@ async def register(flow: Flow) -> None:
                 if not all(done):
                     raise SetUpFailed(f"{flow.name}: {done.count(False)} phones were not registered.")
         await reachable(flow)  # what Asterisk asks of a new contact at once is answered here
+
+
+async def hang_up(flow: Flow) -> None:
+    """Ends every call. Callers whose phones were killed do not: the next start would find them open."""
+    instance = flow.instance
+    login = (instance.ari_user, instance.ari_password)
+    with suppress(httpx.HTTPError):  # an overload may last; the flow's end is the calls' end too
+        async with httpx.AsyncClient(auth=login, timeout=HUNG_UP_WITHIN_S) as client:
+            answer = (await client.get(f"{instance.ari_url}/channels")).raise_for_status()
+            channels = [one["id"] for one in answer.json()]
+            for some in (channels[n : n + HUNG_UP_AT_ONCE] for n in range(0, len(channels), HUNG_UP_AT_ONCE)):
+                await asyncio.gather(*(client.delete(f"{instance.ari_url}/channels/{id}") for id in some))
 
 
 async def reachable(flow: Flow) -> None:

@@ -55,10 +55,17 @@ class Used:
     controller: float
     recordings: float
     """Of what the controller started: it seals recordings."""
+    agi: float
+    """Of the server that looks callers up."""
     others: float
     """Of whatever does not belong to the benchmark."""
     seconds: float
     """By the clock."""
+
+    @property
+    def flow(self) -> float:
+        """Of all parts of the flow that are metered."""
+        return self.asterisk + self.controller + self.recordings + self.agi
 
     @property
     def valid(self) -> bool:
@@ -72,30 +79,36 @@ class Used:
             max(self.asterisk - idle.asterisk * share, 0.0),
             max(self.controller - idle.controller * share, 0.0),
             max(self.recordings - idle.recordings * share, 0.0),
+            max(self.agi - idle.agi * share, 0.0),
             self.others,
             self.seconds,
         )
 
 
 class Meter:
-    """Reads what a flow's processes have used since it was made. Fields 14 to 17 of /proc/PID/stat: proc(5)."""
+    """Reads what a flow's processes have used since it was made. Fields 14 to 17 of /proc/PID/stat: proc(5).
 
-    def __init__(self, asterisk: int, controller: int | None) -> None:
+    What else was started below this process, spare controllers and phones too, is neither metered nor others'.
+    """
+
+    def __init__(self, asterisk: int, controller: int | None, agi: int | None) -> None:
         self._asterisk = asterisk
         self._controller = controller
+        self._agi = agi
         self._before = self._now()
 
     def used(self) -> Used:
-        asterisk, controller, recordings, ours, machine, at = (
+        asterisk, controller, recordings, agi, ours, machine, at = (
             now - before for now, before in zip(self._now(), self._before, strict=True)
         )
-        return Used(asterisk, controller, recordings, max(machine - ours, 0.0), at)
+        return Used(asterisk, controller, recordings, agi, max(machine - ours, 0.0), at)
 
     def _now(self) -> tuple[float, ...]:
         controller = cpu_s(self._controller) if self._controller else 0.0
         below = cpu_s(self._controller, below=True) - controller if self._controller else 0.0
+        agi = cpu_s(self._agi, below=True) if self._agi else 0.0
         ours = cpu_s(os.getpid(), below=True)
-        return cpu_s(self._asterisk), controller, below, ours, machine_cpu_s(), time.monotonic()
+        return cpu_s(self._asterisk), controller, below, agi, ours, machine_cpu_s(), time.monotonic()
 
 
 def leaf(pid: int) -> int:

@@ -17,7 +17,7 @@ from ari_app.flow.routing import OnDuty, Router, Waiting, Wants, usual_skills
 from ari_app.ledger import Ledger
 from ari_app.rules import LANGUAGES, NEEDS, SKILLS, Rules
 from ari_app.waiting import WaitingRoom, WhoWaits
-from tests.bench.figures import percentile
+from tests.bench.figures import PERCENTILES, percentile
 
 CALLERS = (10, 100, 1_000, 10_000, 100_000)
 AGENTS = (10, 100, 1_000, 10_000)
@@ -35,7 +35,7 @@ class NoLedger:
 def measure(
     callers: tuple[int, ...] = CALLERS, agents: tuple[int, ...] = AGENTS, times: int = TIMES
 ) -> list[dict[str, float]]:
-    """Microseconds, p50 and p99, for each size.
+    """Microseconds, p50, p95 and p99, for each size.
 
     ``select``: `Router.next` alone. ``turn``: all that one offer costs the router: selected, the caller taken out, the
     agent busy, free again, a new caller let in. ``desk``: a selection as the desk makes it, which
@@ -86,8 +86,7 @@ def _measure(waiting: int, free: int, times: int) -> dict[str, float]:
     figures = {"waiting": float(waiting), "agents": float(free)}
     for name, work, count in (("select", select, times), ("turn", turn, times), ("desk", desk, times)):
         took = _timed(work, count)
-        figures |= {f"{name}_p50_us": round(percentile(took, 50) * 1e6, 2)}
-        figures |= {f"{name}_p99_us": round(percentile(took, 99) * 1e6, 2)}
+        figures |= {f"{name}_p{p}_us": round(percentile(took, p) * 1e6, 2) for p in PERCENTILES}
     return figures
 
 

@@ -14,6 +14,7 @@ from ari_app.settings import PROJECT
 from ari_app.store import models
 from tests.calls.house import PARTY, STRANGER, FakeHouse
 from tests.calls.paths import reach
+from tests.calls.test_broken import soon
 
 CLIPS = PROJECT / "dialplan" / "prompts" / "audio"
 SPEECH_S = 3.0
@@ -417,3 +418,35 @@ async def test_a_second_call_is_known_to_the_next_controller_too():
         assert "二次来电" in offer.display
         caller.hang_up()
         await hotline.ending()
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["caller-leaves-in-the-gap", "ended-and-not-closed"])
+async def test_what_a_proven_caller_called_about_is_told_by_whoever_takes_the_call_up_after_its_end(ends):
+    async with FakeHouse() as hotline:
+        agent = await hotline.agent_signs_in("601")
+        caller = await hotline.rings(from_=PARTY)
+        await caller.answered()
+        await asyncio.sleep(0.5)
+        await caller.keys("2112345#99#1")
+        await (await agent.rings(timeout_s=60)).picks_up()
+        await hotline.call_is(State.TALKING, within_s=15)
+        [call] = hotline.reception.calls
+        before = models.Call(id="demo-1.1", caller_number=None, called_number="12368", at=hotline.house.clock())
+        hotline.house.ledger.write(before)
+        hotline.house.callbacks.asked(
+            models.Callback(id=before.id, at=before.at, number="15400008888", reason="asked", role="party", party_id=1)
+        )
+        serving = hotline.reception.calls[call]
+        serving.callmeback.take_up(serving.person)
+        if ends:
+            serving._write_ending = lambda: None
+            caller.hang_up()
+            await asyncio.sleep(0.1)
+        await hotline.controller_dies()
+        caller.hang_up()
+        await asyncio.sleep(1)
+        await hotline.controller_starts()
+        await soon(lambda: call not in hotline.reception.calls, within_s=5)
+        matter = await hotline.ask(lambda session: session.get(models.Matter, call))
+        assert (matter.agent, matter.party_id) == ("601", 1)
+        assert not hotline.house.callbacks.all()

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from sqlalchemy import select
 
+from ari_app.call import SHUTDOWN
 from ari_app.flow.sop import State
 from ari_app.store import models
 from tests.calls.house import LAWYER, PARTY, FakeHouse
@@ -71,6 +72,34 @@ async def test_a_call_that_dies_with_asterisk_is_closed_as_lost_and_called_back(
         await hotline.duty_becomes("601", "idle", within_s=60)
     caller.hang_up()
     await hotline.nothing_is_left()
+
+
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.name)
+async def test_a_call_that_ends_because_asterisk_is_stopped_was_not_hung_up_by_its_caller(hotline, state):
+    agent = await hotline.agent_signs_in("601") if state in WITH_AGENT else None
+    await reach(hotline, state, agent)
+    [call] = hotline.reception.calls
+    await hotline.asterisk.is_stopped()
+    await asyncio.sleep(3)
+    await hotline.asterisk.starts_again()
+    ending = await ending_of(hotline, call)
+    if state in SAID_GOODBYE:
+        assert ending.outcome == "handled"
+        assert await callbacks(hotline) == []
+    else:
+        assert (ending.outcome, ending.hung_up_by) == ("lost", "line")
+        assert await callbacks(hotline) == [(PARTY, "lost")]
+    if agent is not None:
+        await hotline.duty_becomes("601", "idle", within_s=60)
+    await hotline.nothing_is_left()
+
+
+async def test_a_call_whose_asterisk_was_to_be_stopped_and_stays_is_closed_all_the_same(hotline):
+    await reach(hotline, State.PARTY_CASE)
+    [channel] = hotline.asterisk.channels.values()
+    hotline.asterisk.hangup_requested(channel, SHUTDOWN, soft=True)
+    hotline.asterisk.hang_up(channel)
+    assert (await hotline.ending(within_s=60)).outcome == "left_in_menu"
 
 
 async def test_a_caller_without_a_number_is_lost_but_cannot_be_called_back(hotline):

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from ari_app.callbacks import CallIds
 from ari_app.callbacks import read as open_callbacks
-from ari_app.flow.callbacks import Stage
+from ari_app.flow.callbacks import Happened, Stage
 from ari_app.flow.sop import State
 from ari_app.store import models
 from tests.calls.house import LANDLINE, LAWYER, PARTY, STRANGER, FakeHouse
@@ -608,6 +609,64 @@ async def test_an_asterisk_that_dies_while_the_agent_is_briefed_is_not_the_agent
     await person.rings()
 
 
+async def test_a_proven_person_who_is_cut_off_on_another_telephone_is_entered_once_and_keeps_who_it_is(hotline):
+    wish = models.Callback(
+        id="demo-1.1", at=hotline.house.clock(), number="15400008888", reason="asked", role="party", party_id=1
+    )
+    hotline.house.ledger.write(models.Call(id=wish.id, caller_number=None, called_number="12368", at=wish.at))
+    hotline.house.callbacks.asked(wish)
+    for times_cut_off in range(2):
+        caller = await hotline.rings(from_=PARTY)
+        await caller.answered()
+        await asyncio.sleep(0.5)
+        await caller.keys("2112345#99#1")
+        await hotline.call_is(State.WAITING)
+        await hotline.asterisk.dies()
+        await asyncio.sleep(1)
+        await hotline.asterisk.starts_again()
+        await hotline.ending(within_s=20)
+        caller.hang_up()
+        [known] = hotline.house.callbacks.all()
+        assert (known.party_id, known.first, known.number) == (1, True, "15400008888"), times_cut_off
+    hotline.house.callbacks.cancel(wish.id)
+    caller = await hotline.rings(from_=PARTY)
+    await caller.answered()
+    await asyncio.sleep(0.5)
+    await caller.keys("2112345#99#1")
+    await hotline.call_is(State.WAITING)
+    await hotline.asterisk.dies()
+    await asyncio.sleep(1)
+    await hotline.asterisk.starts_again()
+    await hotline.ending(within_s=20)
+    caller.hang_up()
+    [known] = hotline.house.callbacks.all()
+    assert (known.party_id, known.need, known.number) == (1, "milestone", PARTY)
+
+
+async def test_a_number_left_in_the_apology_of_a_last_attempt_is_a_callback_of_its_own(hotline, tmp_path):
+    asked = models.Callback(id="demo-1.1", at=hotline.house.clock(), number=STRANGER, reason="asked")
+    hotline.house.ledger.write(models.Call(id=asked.id, caller_number=None, called_number="12368", at=asked.at))
+    wish = hotline.house.callbacks.asked(asked)
+    attempt = "demo-out_1772413300.001"
+    hotline.house.callbacks.happens(wish, Happened.CALLED, call_id=attempt, agent="601")
+    hotline.house.callbacks.happens(wish, Happened.GIVEN_UP, call_id=attempt)
+    file = tmp_path / f"{attempt}.txt"
+    file.write_text(f"1772413301 {STRANGER} {STRANGER}\n")
+    await hotline.reception._take_up(file)
+    assert [one.id for one in hotline.house.callbacks.all()] == [attempt]
+    assert not file.exists()
+
+
+def test_no_two_controllers_give_a_placed_call_the_same_name():
+    def name(at: float) -> str:
+        return CallIds("demo", lambda: at).next()
+
+    assert name(1772413200.2) != name(1772413200.3)
+    ids = CallIds("demo", lambda: 1772413200.9995)
+    several = [ids.next() for _ in range(3)]
+    assert several == ["demo-out_1772413200.999", "demo-out_1772413201.000", "demo-out_1772413201.001"]
+
+
 async def test_a_number_left_in_the_dialplan_is_served_by_the_same_machine(hotline, tmp_path):
     person = hotline.asterisk.phones.person(STRANGER)
     row = models.Callback(id="demo-1772413200.7", at=hotline.house.clock(), number=STRANGER, reason="fallback")
@@ -672,6 +731,49 @@ async def test_an_agent_without_a_case_calls_nobody(hotline):
     await dialled.ended()
     await hotline.duty_becomes("601", "idle")
     assert not hotline.asterisk.placed
+
+
+async def test_a_hotline_that_is_drained_places_no_call(hotline):
+    agent = await hotline.agent_signs_in("601")
+    caller = await hotline.rings(from_=PARTY)
+    await caller.answered()
+    await asyncio.sleep(0.5)
+    await caller.keys("2112345#99#1")
+    offer = await agent.rings()
+    await offer.picks_up()
+    await offer.hears("opening-agent-601")
+    draining = asyncio.create_task(hotline.reception.drain())
+    await asyncio.sleep(1)
+    caller.hang_up()
+    await offer.ended()
+    await draining
+    dialled = await agent.dials("*91")
+    await dialled.hears("fallback-agent")
+    await dialled.ended()
+    assert not hotline.asterisk.placed
+
+
+async def test_whoever_was_not_reached_yet_has_lost_no_line(hotline):
+    party = hotline.asterisk.phones.person(PARTY)
+    agent = await hotline.agent_signs_in("601")
+    caller = await hotline.rings(from_=PARTY)
+    await caller.answered()
+    await asyncio.sleep(0.5)
+    await caller.keys("2112345#99#1")
+    offer = await agent.rings()
+    await offer.picks_up()
+    await offer.hears("opening-agent-601")
+    caller.hang_up()
+    await offer.ended()
+    dialled = await agent.dials("*91")
+    await dialled.ended()
+    await (await agent.rings()).picks_up()
+    await party.rings()
+    await hotline.asterisk.dies()
+    await asyncio.sleep(1)
+    await hotline.asterisk.starts_again()
+    await asyncio.sleep(5)
+    assert not hotline.house.callbacks.all()
 
 
 async def test_no_number_but_a_code_can_be_dialled_and_no_number_but_the_hotlines_called(hotline):

@@ -13,12 +13,16 @@ import pytest
 from sqlalchemy import select
 
 from ari_app import store
+from ari_app.ari.errors import RequestTimeout, Unreachable
+from ari_app.ari.websocket import NOTICED_WITHIN_S
 from ari_app.flow.sop import State
+from ari_app.reception import LOOK_EVERY_S
 from ari_app.store import models
-from tests.calls.house import LAWYER, PARTY, FakeHouse
+from tests.calls.house import LANDLINE, LAWYER, PARTY, STRANGER, FakeHouse
 from tests.calls.paths import reach
 from tests.calls.test_broken import soon
 from tests.calls.test_killed import ANSWERS, MOMENTS, Killed, answers_whatever_is_asked
+from tests.fake.asterisk import FakeWire
 
 
 class KilledFor(Killed):
@@ -345,6 +349,91 @@ async def test_an_answer_of_asterisks_that_never_comes_holds_the_hotline_up_for_
     await hotline.nothing_is_left()
 
 
+@pytest.fixture(params=["silence", "a broken link"])
+def wedged(request, monkeypatch):
+    """Ids of channels that are stuck in Asterisk: whatever is asked about one gets no answer within the time, or keeps
+    Asterisk from reading on until the link is given up.
+    """
+    stuck: set[str] = set()
+    asks = FakeWire.request
+
+    async def ask(wire: FakeWire, method: str, uri: str, *about: Any, timeout_s: float, **how: Any) -> Any:
+        if stuck.isdisjoint(uri.split("/")):
+            return await asks(wire, method, uri, *about, timeout_s=timeout_s, **how)
+        if request.param == "silence":
+            await asyncio.sleep(timeout_s)
+            raise RequestTimeout(f"no answer to {method} {uri} within {timeout_s} s")
+        lane = wire._fast
+        async with lane.lock:
+            await asyncio.sleep(NOTICED_WITHIN_S)
+            if wire._fast is lane:
+                wire._asterisk.drop_link()
+                asyncio.get_running_loop().call_later(0.1, wire._asterisk.restore_link)
+        raise Unreachable(f"the link broke during {method} {uri}")
+
+    monkeypatch.setattr(FakeWire, "request", ask)
+    return stuck
+
+
+async def test_a_call_about_which_asterisk_answers_nothing_is_given_up_and_the_others_go_on(hotline, wedged):
+    agent = await hotline.agent_signs_in("601")
+    caller, _ = await reach(hotline, State.PARTY_NAME)
+    neighbour, offer = await reach(hotline, State.TALKING, agent, from_=LAWYER)
+    waiting, _ = await reach(hotline, State.WAITING, from_=LANDLINE)
+    id = caller.channel.id
+    await hotline.controller_dies()
+    wedged.add(id)
+    starting = asyncio.create_task(hotline.controller_starts())
+    await asyncio.sleep(0.5)
+    late = await hotline.rings(from_=STRANGER)
+    async with asyncio.timeout(11.5):  # three rings
+        await starting
+    await late.answered()
+    await late.hears("opening", within_s=20)
+    assert [row.outcome for row in await rows(hotline, models.Ending)] == ["broken"]
+    assert hotline.registry.get_sample_value("sanling_calls_adopted_total") == 2.0
+
+    await asyncio.sleep(20)
+    reconnects = hotline.registry.get_sample_value("sanling_ari_reconnects_total")
+    await asyncio.sleep(25)  # the reaper looks, and does not touch it
+    assert hotline.registry.get_sample_value("sanling_ari_reconnects_total") == reconnects
+    wedged.clear()
+    await caller.hears("fallback-sorry", within_s=80)
+    late.hang_up()
+    await offer.keys("*6")
+    await neighbour.hears("closing")
+    await neighbour.ended()
+    assert (await agent.rings(30)).number == LANDLINE
+    for one in (caller, waiting):
+        one.hang_up()
+    await soon(lambda: not hotline.reception.calls)
+    await hotline.nothing_is_left()
+
+
+async def test_a_takeover_goes_on_though_asterisk_once_does_not_say_what_it_holds(hotline):
+    caller, _ = await reach(hotline, State.PARTY_NAME)
+    await hotline.controller_dies()
+    hotline.asterisk.delays_next("GET", r"variable$", 5.2)
+    hotline.asterisk.delays_next("GET", r"^bridges$", 0.0)  # of the link
+    hotline.asterisk.delays_next("GET", r"^bridges$", 5.5)
+    async with asyncio.timeout(15):
+        await hotline.controller_starts()
+    await caller.hears("ask-name")
+    caller.hang_up()
+    await hotline.ending()
+    await hotline.nothing_is_left()
+
+
+async def test_a_journal_that_takes_long_to_read_is_given_its_time_by_the_supervisor(tmp_path, monkeypatch):
+    async with FakeHouse(var_dir=str(tmp_path)) as hotline:
+        hotline.settings.journal_dir.mkdir(parents=True)
+        (hotline.settings.journal_dir / "00000001-it.journal").write_bytes(b"x" * 2_000_000)
+        said: list[str] = []
+        monkeypatch.setattr("ari_app.notify.send", lambda *lines: said.extend(lines))
+        await restarts(hotline)
+        assert said == ["EXTEND_TIMEOUT_USEC=6000000"]
+
+
 async def test_a_call_that_breaks_at_its_end_leaves_the_others_alone(hotline):
     agent = await hotline.agent_signs_in("601")
     neighbour, offer = await reach(hotline, State.TALKING, agent, from_=LAWYER)
@@ -363,7 +452,10 @@ async def test_a_call_that_breaks_at_its_end_leaves_the_others_alone(hotline):
     await neighbour.hears("closing")
     await neighbour.ended()
     await soon(lambda: not hotline.reception.calls)
-    assert [row.outcome for row in await rows(hotline, models.Ending)] == ["handled"]
+    await asyncio.sleep(LOOK_EVERY_S + 1)
+    assert {row.call_id: row.outcome for row in await rows(hotline, models.Ending)} == {
+        neighbour.channel.id: "handled", caller.channel.id: "broken",
+    }  # fmt: skip
     await hotline.nothing_is_left()
 
 

@@ -38,6 +38,7 @@ from tests.fake.exchange import (
     NO_ANSWER,
     NORMAL_CLEARING,
     REFUSALS,
+    SHUTDOWN,
     Bridge,
     Channel,
     Exchange,
@@ -292,6 +293,14 @@ class FakeAsterisk(Exchange):
         await self.close()
         self.thaws()
 
+    async def is_stopped(self) -> None:
+        """`core stop now`, or SIGTERM: everybody is hung up, and a second later it is gone."""
+        for channel in list(self.channels.values()):
+            self.hangup_requested(channel, SHUTDOWN, soft=True)
+            self.hang_up(channel)
+        await asyncio.sleep(1.1)
+        await self.dies()
+
     async def starts_again(self) -> None:
         """After `dies`: empty, and another start by its own account. The link may come up."""
         self.alive = True
@@ -322,6 +331,10 @@ class FakeAsterisk(Exchange):
     def refuses_next(self, method: str, uri: str, status: int, message: str = "ordered by the test") -> None:
         """The next request of this method whose uri matches the pattern is answered so, and not done."""
         self._troubles.append((method, re.compile(uri), _json(status, {"message": message})))
+
+    def refuses_nothing_more(self) -> None:
+        """What was ordered and has not been asked for is forgotten."""
+        self._troubles.clear()
 
     def delays_next(self, method: str, uri: str, seconds: float) -> None:
         """The next request of this method whose uri matches the pattern is done so much later."""
@@ -461,6 +474,9 @@ class FakeAsterisk(Exchange):
             case "DELETE", ["playbacks", id]:
                 self._playback(id).stop_asked.set()
                 return _NOTHING
+            case "GET", ["recordings", "stored"]:
+                found = {*self.stored_recordings, *self.live_recordings}  # its files
+                return _json(200, [{"name": name, "format": "alaw"} for name in sorted(found)])
             case _, ["recordings", kind, name, *verb]:
                 return self._recording_verb(method, kind, name, verb)
             case "GET", ["applications"]:

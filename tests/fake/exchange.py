@@ -24,6 +24,7 @@ EPOCH = datetime(2026, 3, 2, 1, 0, tzinfo=UTC)
 NORMAL_CLEARING = 16
 NO_ANSWER = 19
 INTERWORKING = 127
+SHUTDOWN = 4
 
 CAUSE_TEXTS = {
     0: "Unknown",

@@ -25,6 +25,7 @@ from ari_app.store.models import (
     AgentState,
     Call,
     Callback,
+    CallbackEvent,
     Ending,
     OfferEvent,
     OutboundCall,
@@ -296,15 +297,21 @@ def nobody_in_silence(seen: Evidence) -> list[str]:
 
 
 def lost_are_called_back(seen: Evidence) -> list[str]:
-    """Whoever was on the line when Asterisk died is entered for a callback, and closed as lost."""
+    """Whoever was on the line when Asterisk died is entered for a callback, and closed as lost. Whom an agent was only
+    about to call was not.
+    """
     wrong = []
     callbacks = list(seen.session.scalars(select(Callback)))
     ids, numbers = {one.id for one in callbacks}, {one.number for one in callbacks}
+    ids |= set(seen.session.scalars(select(CallbackEvent.call_id)))
+    of_agents = set(seen.session.scalars(select(OutboundCall.call_id).where(OutboundCall.callback_id.is_(None))))
 
     def entered(call_id: str) -> bool:
         return call_id in ids or seen.calls[call_id].caller_number in numbers
 
     for call_id, ending in seen.endings.items():
+        if call_id in of_agents and ending.answered_after_s is None:
+            continue
         if ending.outcome == "lost" and call_id in seen.calls and not entered(call_id):
             wrong.append(f"{call_id} was lost and nobody will call back")
     for tape in seen.tapes:

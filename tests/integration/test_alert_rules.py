@@ -65,6 +65,8 @@ def test_the_rules_do_what_their_tests_say(folder):
         ("alerts.yml", "one_way_audio:increase30m >= 5", "one_way_audio:increase30m >= 4"),
         ("recording.yml", 'le="15.0"', 'le="20.0"'),
         ("recording.yml", "answered|abandoned", "answered|abandoned|short_abandon"),
+        ("recording.yml", "+ sum by (job, instance) (increase(sanling_calls_unanswered_total[15m]))", ""),
+        ("alerts.yml", "answers_judged:increase15m >= 10", "answers_judged:increase15m >= 3"),
     ],
 )
 def test_the_tests_would_notice_a_wrong_rule(folder, file, right, wrong):

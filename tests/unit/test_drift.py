@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, insert
 
-from ari_app.drift import EVERY_S, Drift
+from ari_app.drift import EVERY_S, LOOKS_BACK_S, Drift
 from ari_app.errors import StoreUnavailable
 from ari_app.instance import Instance
 from ari_app.ledger import InlineExecutor, Ledger
 from ari_app.settings import PROJECT, load
 from ari_app.store import models
 from metrics import drift as drift_module
-from metrics.drift import REMEMBERED_S, SETTLES_S, Accounts, Disagreement, Record, Records, records_of
+from metrics.drift import REMEMBERED_S, SETTLES_S, Accounts, Disagreement, Record, Records, Tally, records_of
 from metrics.hotline import CALL_OUTCOMES, HotlineMetrics
 from tests.unit.core_database import Outage, in_memory
 
@@ -120,6 +120,19 @@ def test_drift_counts_for_an_hour_and_is_history_then():
     assert accounts.disagreement(wrong, REMEMBERED_S + 200.0 + SETTLES_S) == AGREED
 
 
+@given(st.dictionaries(st.integers(), st.sampled_from(["answered", "busy", "refused"])), st.integers(1, 3))
+def test_a_tally_finds_what_is_counted_and_not_there_and_what_is_there_and_not_counted(there, told):
+    tally = Tally(0.0)
+    counted = {kind: list(there.values()).count(kind) for kind in {*there.values()}}
+    for n in range(told):
+        tally.ledger_has(there, n)
+    assert tally.too_many(counted, 10.0) == {}
+    assert tally.too_many({**counted, "busy": counted.get("busy", 0) + 1}, 20.0) == {"busy": 1}
+    tally.ledger_has({"one more": "refused"}, 30.0)
+    assert tally.too_many(counted, 40.0) == {"refused": -1}
+    assert tally.too_many(counted, 41.0 + REMEMBERED_S) == {}, "it is history"
+
+
 def test_calls_that_asterisk_died_under_have_no_record_and_need_none():
     accounts = Accounts(0.0)
     accounts.ledger_has({"a.1": "lost"}, 1.0, without_record={"a.1"})
@@ -193,6 +206,7 @@ class House:
         self.engine: Engine = in_memory()
         self.ledger = Ledger(self.engine, executor=InlineExecutor())
         self.metrics = HotlineMetrics(CollectorRegistry())
+        self.metrics.register_agents(["601", "602"])
         self.records = folder / "calls.csv"
 
     async def __aenter__(self) -> House:
@@ -215,12 +229,34 @@ class House:
         )  # fmt: skip
         self.metrics.call_ended(outcome)  # type: ignore[arg-type]
 
+    def offers(self, call_id: str, agent: str, event: str, *, n: int = 1) -> None:
+        """An offer, as its end is written and counted in the controller; the agent talks with whoever was joined."""
+        for what in ("offered", event):
+            self.ledger.write(models.OfferEvent(call_id=call_id, n=n, event=what, at=time.time(), agent=agent))
+        self.metrics.offer_ended(agent, "answered" if event == "joined" else event)  # type: ignore[arg-type]
+        if event == "joined":
+            self.metrics.talked(agent)
+            for step in (3, 4):
+                self.ledger.write(
+                    models.TalkTime(call_id=call_id, n=step, agent=agent, company="caller", at=1.0, until=2.0)
+                )
+
+    def earlier(self, call_id: str, outcome: str = "handled") -> None:
+        """A call that an earlier controller entered."""
+        with self.engine.begin() as connection:
+            connection.execute(insert(models.Call).values(id=call_id, called_number="12368", at=1.0))
+            connection.execute(
+                insert(models.Ending).values(
+                    call_id=call_id, at=1.0, outcome=outcome, hung_up_by="caller", wait_s=0.0, talk_s=0.0
+                )
+            )
+
     def asterisk_had(self, *call_ids: str) -> None:
         with self.records.open("a") as file:
             file.writelines(line(call_id) for call_id in call_ids)
 
-    def shown(self, between: str) -> float | None:
-        return self.metrics.registry.get_sample_value("sanling_drift_calls", {"between": between})
+    def shown(self, between: str, of: str = "ended") -> float | None:
+        return self.metrics.registry.get_sample_value("sanling_drift_calls", {"between": between, "of": of})
 
 
 @pytest.fixture
@@ -267,17 +303,106 @@ async def test_a_row_that_the_database_lacks_shows(house):
 
 
 async def test_a_call_of_an_earlier_controller_accuses_nobody(house):
-    with house.engine.begin() as connection:
-        connection.execute(insert(models.Call).values(id="a.1", called_number="12368", at=1.0))
-        connection.execute(
-            insert(models.Ending).values(
-                call_id="a.1", at=1.0, outcome="handled", hung_up_by="caller", wait_s=0.0, talk_s=0.0
-            )
-        )
+    house.earlier("a.1")
     await house.drift.look()
     house.asterisk_had("a.1")
     assert await house.drift.look() == AGREED
     assert house.drift._accounts.unknown_to_ledger == ()
+
+
+async def test_offers_and_talks_that_ledger_and_counters_tell_of_show_no_drift(house, caplog):
+    house.call("a.1")
+    house.offers("a.1", "601", "no_answer")
+    house.offers("a.1", "602", "joined", n=2)
+    house.ledger.write(models.OfferEvent(call_id="a.1", n=3, event="joined", at=1.0, agent="601"))  # a leader steps in
+    house.call("a.2", "abandoned")
+    house.offers("a.2", "601", "caller_left")
+    house.asterisk_had("a.1", "a.2")
+    await minutes(house, 3)
+    assert [house.shown("ledger_and_metrics", of) for of in ("ended", "offered", "talked")] == [0, 0, 0]
+    assert not caplog.records
+
+
+async def test_an_offer_counted_twice_and_one_counted_as_another_show(house, caplog):
+    house.call("a.1")
+    house.offers("a.1", "601", "refused")
+    house.offers("a.1", "601", "busy", n=2)
+    house.metrics.offer_ended("601", "refused")
+    house.ledger.write(
+        models.OfferEvent(call_id="a.1", n=3, event="offered", at=1.0, agent="602"),
+        models.OfferEvent(call_id="a.1", n=3, event="no_answer", at=1.0, agent="602"),
+    )
+    house.metrics.offer_ended("602", "unreachable")
+    house.asterisk_had("a.1")
+    await minutes(house, 1)
+    assert house.shown("ledger_and_metrics", "offered") == 2
+    assert house.shown("ledger_and_metrics", "ended") == 0
+    assert "offers counted as refused, more than the ledger has: 1" in caplog.text
+    assert "offers counted as no_answer, more than the ledger has: -1" in caplog.text
+
+
+async def test_a_talk_counted_of_another_agent_shows(house, caplog):
+    house.call("a.1")
+    house.offers("a.1", "601", "no_answer")
+    house.metrics.talked("602")
+    house.ledger.write(models.TalkTime(call_id="a.1", n=3, agent="601", company="both", at=1.0, until=2.0))
+    house.ledger.write(models.TalkTime(call_id="a.1", n=3, agent="602", company="agent", at=1.0, until=2.0))
+    await minutes(house, 1)
+    assert house.shown("ledger_and_metrics", "talked") == 1
+    assert "agent 602 talked" in caplog.text
+
+
+async def test_an_offers_row_that_the_database_lacks_shows(house):
+    house.call("a.1")
+    write = house.ledger.write
+    house.ledger.write = lambda *rows: [house.drift._hear(row) for row in rows]  # the rows go astray
+    house.offers("a.1", "601", "joined")
+    house.ledger.write = write
+    await minutes(house, 1)
+    assert (house.shown("ledger_and_metrics", "offered"), house.shown("ledger_and_metrics", "talked")) == (1, 1)
+
+
+def came(seconds_ago: float, n: int = 1) -> str:
+    """The id of a call that came then."""
+    return f"demo-{time.time() - seconds_ago:.0f}.{n}"
+
+
+HOUR_S = 3600.0
+
+
+async def test_a_caller_of_whom_nobody_knows_and_who_came_while_no_controller_ran_shows(house, caplog):
+    house.earlier(served := came(5 * HOUR_S))
+    house.earlier(unattended := came(0.5 * HOUR_S), "fallback")
+    lost, left = came(4 * HOUR_S), came(0.4 * HOUR_S)
+    house.asterisk_had(served, lost, unattended, left)
+    await minutes(house, 1)
+    assert house.shown("ledger_and_cdr") == 0, "its recording may be sealed yet"
+    await minutes(house, 5)
+    assert house.shown("ledger_and_cdr") == 2
+    assert sorted(re.findall("call (.*): Asterisk had it", caplog.text)) == sorted([lost, left])
+
+
+async def test_a_caller_who_came_while_no_controller_ran_and_is_entered_then_does_not_show(house):
+    call_id = came(4 * HOUR_S)
+    house.asterisk_had(call_id)
+    running = asyncio.get_running_loop().create_task(house.drift.run())
+    await asyncio.sleep(EVERY_S + 1)
+    house.earlier(call_id, "fallback")
+    await asyncio.sleep(5 * EVERY_S)
+    running.cancel()
+    await asyncio.wait([running])
+    assert house.shown("ledger_and_cdr") == 0
+
+
+async def test_what_an_earlier_controller_told_of_or_is_older_than_a_day_accuses_nobody(house):
+    """Also a channel that was no caller's; and what has no moment in its id."""
+    house.asterisk_had(came(LOOKS_BACK_S + HOUR_S), came(5 * HOUR_S), "a.1")
+    house.earlier(served := came(3 * HOUR_S))
+    house.asterisk_had(served)
+    with house.records.open("a") as file:
+        file.write(line(came(HOUR_S), channel="PJSIP/"))
+    await minutes(house, 5)
+    assert house.shown("ledger_and_cdr") == 0
 
 
 async def test_calls_that_we_place_are_not_compared(house):
@@ -314,7 +439,8 @@ async def test_records_that_cannot_be_read_end_nothing_and_are_read_later(house,
     assert "could not be compared" in caplog.text
     assert not running.done()
     house.records.rmdir()
-    house.asterisk_had("a.0")  # before it could look: accuses nobody
+    house.earlier(entered := came(60))
+    house.asterisk_had(entered)
     await asyncio.sleep(EVERY_S)
     house.call("a.1")
     house.asterisk_had("a.1", "a.2")
@@ -329,6 +455,7 @@ async def test_while_the_database_is_away_nothing_is_compared_and_nothing_forgot
     outage = Outage(house.engine)
     outage.away = True
     house.call("a.1")
+    house.offers("a.1", "601", "joined")
     with pytest.raises(StoreUnavailable):
         await house.drift.look()
     outage.away = False

@@ -10,10 +10,12 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ari_app import processes
+from ari_app.errors import SetUpFailed
 from ari_app.processes import Kept, Notice
 
 pytestmark = pytest.mark.real_time
@@ -45,13 +47,16 @@ def short_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 class Keeping:
     """A child that is kept, and what became of it, with the time of each notice."""
 
-    def __init__(self, folder: Path, program: str, *, spares: int = 0) -> None:
+    def __init__(self, folder: Path, program: str, *, spares: int = 0, loads: str = "") -> None:
         for part in ("log", "run"):
             (folder / part).mkdir(exist_ok=True)
         self.folder = folder
         self.notices: list[tuple[float, Notice]] = []
         self._news = asyncio.Event()
-        self.kept = Kept("child", (sys.executable, "-c", program), {}, folder, self._told, spares=spares)
+        self.kept = Kept(
+            "child", (sys.executable, "-c", program), {}, folder, self._told, spares=spares,
+            loads=(sys.executable, "-c", loads) if loads else (),
+        )  # fmt: skip
         self.task = asyncio.create_task(self.kept.run())
 
     def _told(self, notice: Notice) -> None:
@@ -82,8 +87,8 @@ class Keeping:
 
 
 @asynccontextmanager
-async def keeping(folder: Path, program: str, *, spares: int = 0) -> AsyncIterator[Keeping]:
-    one = Keeping(folder, program, spares=spares)
+async def keeping(folder: Path, program: str, **how: Any) -> AsyncIterator[Keeping]:
+    one = Keeping(folder, program, **how)
     try:
         yield one
     finally:
@@ -300,6 +305,64 @@ async def test_a_restart_loads_the_new_code_before_the_old_one_ends(tmp_path: Pa
         ready, _ = await one.until("ready", 2)
         assert ready - ended < 0.3
         assert one.printed().count("loaded") == 3, "the spare of the old code was not used"
+
+
+def once_there_is(mark: Path, then: str) -> str:
+    """A program that stands by, and where `mark` is does `then` while it loads."""
+    return f"import pathlib, sys, time\npathlib.Path({str(mark)!r}).exists() and {then}\n{LOADS}"
+
+
+async def test_a_restart_to_code_that_does_not_load_ends_nothing(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    async with keeping(tmp_path, once_there_is(broken, "sys.exit(7)"), spares=1) as one:
+        await one.until("ready")
+        await loaded(one, 2)
+        serving, there = one.pid, children_of(os.getpid())
+        broken.touch()
+        for _ in range(10):
+            with pytest.raises(
+                SetUpFailed, match=r"new child does not load \(exit code 7\): see the end of .*child\.log"
+            ):
+                await one.kept.restart()
+        await asyncio.sleep(0.8)
+        assert (one.pid, one.count("killed"), one.count("ended")) == (serving, 0, 0)
+        assert children_of(os.getpid()) == there, "the spare of the old code stands by"
+        os.kill(serving, signal.SIGKILL)
+        ended, _ = await one.until("ended")
+        ready, _ = await one.until("ready", 2)
+        assert ready - ended < 0.3
+        broken.unlink()
+        await one.kept.restart()
+        await one.until("ready", 3)
+
+
+async def test_a_restart_to_code_that_takes_too_long_to_load_ends_nothing(tmp_path: Path) -> None:
+    slow = tmp_path / "slow"
+    async with keeping(tmp_path, once_there_is(slow, "time.sleep(60)"), spares=1) as one:
+        await one.until("ready")
+        await loaded(one, 2)
+        serving, there = one.pid, children_of(os.getpid())
+        slow.touch()
+        with pytest.raises(SetUpFailed, match="not within 2 s"):
+            await one.kept.restart()
+        assert (one.pid, one.count("killed")) == (serving, 0)
+        assert children_of(os.getpid()) == there
+
+
+@pytest.mark.parametrize(("loads", "ended"), [("pass", 1), ("import ari_app.no_such_thing", 0), ("time.sleep(60)", 0)])
+async def test_one_without_spares_is_asked_to_end_only_for_code_that_can_be_loaded(
+    tmp_path: Path, loads: str, ended: int
+) -> None:
+    async with keeping(tmp_path, SERVES, loads=f"import time; {loads}") as one:
+        await one.until("ready")
+        if ended:
+            await one.kept.restart()
+            await one.until("ready", 2)
+        else:
+            with pytest.raises(SetUpFailed, match="does not load"):
+                await one.kept.restart()
+            await asyncio.sleep(0.5)
+        assert one.count("ended") == ended
 
 
 async def test_the_spare_ends_with_whoever_keeps_it(tmp_path: Path) -> None:

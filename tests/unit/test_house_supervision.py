@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import configparser
 import os
+import re
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from ari_app import supervision
 from ari_app.__main__ import only_controller
-from ari_app.errors import SetUpFailed
+from ari_app.errors import SanlingError, SetUpFailed
+from ari_app.instance import Instance
 from ari_app.settings import PROJECT, Settings, load
-from ari_app.supervision import Part, Post, Standing, look
+from ari_app.supervision import CHILDREN, Part, Post, Standing, look, supervise
 
 UNIT = PROJECT / "systemd" / "sanling.service"
 
@@ -67,6 +73,88 @@ def test_where_nothing_runs_there_is_nothing_to_drain_or_restart(settings: Setti
     assert said == ["the hotline unit does not run"]
     with pytest.raises(SetUpFailed, match="make run"):
         supervision.restart(settings, said.append)
+
+
+class NoAsterisk:
+    """An instance whose Asterisk is there for ever."""
+
+    asterisk_version, asterisk_pid = "20", 1
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    async def start_asterisk(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def answers(self) -> bool:
+        return True
+
+    async def wait_asterisk(self) -> int:
+        return await asyncio.get_running_loop().create_future()
+
+
+PART = """
+import pathlib, sys, time
+from ari_app import notify
+def is_there(mark): return pathlib.Path({folder!r}, mark).exists()
+is_there({name!r} + " does not load") and sys.exit(1)
+notify.stand_by() or sys.exit(1)
+while True:
+    notify.send(notify.ALIVE, *([] if is_there({name!r} + " is never ready") else [notify.READY]))
+    time.sleep(0.05)
+"""
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize(
+    ("fault", "kept", "said"),
+    [
+        ("controller does not load", {"agi", "controller"}, "new controller does not load (exit code 1)"),
+        ("agi does not load", {"agi", "controller"}, "new agi does not load (exit code 1)"),
+        ("agi is never ready", {"controller"}, "new AGI server is not ready after 1.5 s"),
+    ],
+)
+async def test_an_upgrade_that_does_not_start_leaves_the_controller_and_is_told_to_whoever_asked_for_it(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, kept: set[str], said: str
+) -> None:
+    programs = {name: (sys.executable, "-c", PART.format(folder=str(tmp_path), name=name)) for name in CHILDREN}
+    tried = f"import pathlib, sys; sys.exit(pathlib.Path({str(tmp_path)!r}, 'agi does not load').exists())"
+    monkeypatch.setattr(supervision, "CHILDREN", programs)
+    monkeypatch.setattr(supervision, "LOADS", {"agi": (sys.executable, "-c", tried)})
+    monkeypatch.setattr(supervision, "STOPS_WITHIN_S", 1.5)
+    for part in ("log", "run"):
+        (settings.run_dir / part).mkdir()
+    heard: list[str] = []
+    supervising = asyncio.create_task(supervise(cast(Instance, NoAsterisk(settings))))
+
+    async def all_ready() -> dict[str, int | None]:
+        async with asyncio.timeout(15):
+            while (now := look(settings)) is None or not all(part.ready for part in now.parts.values()):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        return {name: part.pid for name, part in now.parts.items() if name in CHILDREN}
+
+    try:
+        before = await all_ready()
+        (tmp_path / fault).touch()
+        for _ in range(2):
+            with pytest.raises(SanlingError, match=re.escape(said)) as failed:
+                await asyncio.to_thread(supervision.restart, settings, heard.append)
+        assert str(failed.value).endswith("The controller goes on as it was: mend that, then `sanling restart` again.")
+        assert "\n" not in str(failed.value)
+        now = look(settings)
+        assert now is not None
+        assert {name for name in CHILDREN if now.parts[name].pid == before[name]} == kept
+        assert now.parts["controller"].ready
+        (tmp_path / fault).unlink()
+        await all_ready()
+        await asyncio.to_thread(supervision.restart, settings, heard.append)
+        assert len(heard) == 1
+        after = await all_ready()
+        assert not set(before.values()) & set(after.values())
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(supervising, 10)
 
 
 def test_the_second_controller_is_refused(settings: Settings) -> None:

@@ -20,6 +20,8 @@ from ari_app.flow.measures import (
     Facts,
     Figure,
     Offer,
+    Part,
+    Stretch,
     Talk,
     Unit,
     Verdict,
@@ -50,6 +52,15 @@ def gave_up(id: str, wait_s: float) -> CallRecord:
     return call(id, answered_after_s=1.0, wait_s=wait_s, outcome="abandoned")
 
 
+def spent(agent: str, **seconds: float) -> tuple[Stretch, ...]:
+    """One after the other, from `AT` on, each for a call of its own."""
+    found: list[Stretch] = []
+    for duty, lasted in seconds.items():
+        begin = found[-1].end if found else AT
+        found.append(Stretch(agent, Duty(duty), begin, begin + lasted, f"{agent} {duty}"))
+    return tuple(found)
+
+
 A_DAY = Facts(
     calls=(
         served("in time", 15.0, Talk("601", 100.0, 10.0, 20.0), scores=(("601", 5),), role=Role.LAWYER,
@@ -70,12 +81,11 @@ A_DAY = Facts(
              one_way=("601",), offers=(Offer("601", False),)),
         call("in vain", placed=True, outcome="unreached"),
     ),
-    times={
-        ("601", Duty.TALKING): 200.0, ("601", Duty.WRAP_UP): 60.0, ("601", Duty.IDLE): 120.0,
-        ("601", Duty.PAUSED): 99.0, ("601", Duty.RINGING): 20.0,
-        ("602", Duty.CONSULTING): 50.0, ("602", Duty.RESERVED): 10.0, ("602", Duty.IDLE): 40.0,
-        ("602", Duty.NO_ANSWER): 70.0, ("604", Duty.SIGNED_OUT): 400.0,
-    },
+    stretches=(
+        *spent("601", talking=200.0, wrap_up=60.0, idle=120.0, paused=99.0, ringing=20.0),
+        *spent("602", consulting=50.0, reserved=10.0, idle=40.0, no_answer=70.0),
+        *spent("604", signed_out=400.0),
+    ),
     verdicts=(Verdict("a", AT, "601", True), Verdict("b", AT, "601", False), Verdict("c", AT, "602", True)),
     in_progress=1,
 )  # fmt: skip
@@ -94,6 +104,9 @@ BY_HAND = {
     "answer_rate": (3, 6),
     "abandonment": (1, 4),
     "asa": (30.1, 3),
+    "abandon_wait": (9.9, 2),
+    # Who took a callback, too
+    "queue_wait": (70.0, 6),
     # 130 + 90 + 80 + 65 + 40 + 60
     "handle_time": (465, 6),
     "talk_time": (360, 6),
@@ -148,6 +161,14 @@ def test_a_day_by_hand(measure):
 def test_an_agents_day_by_hand(agent, id, above, below):
     found = figures_by_agent(A_DAY)[agent][id]
     assert (found.numerator, found.denominator) == (above, below)
+
+
+def test_occupancy_names_each_stretch_that_it_counts_and_the_call_that_it_was_for():
+    assert [(one.agent, one.call_id, one.numerator, one.denominator) for one in of("occupancy").parts] == [
+        ("601", "601 talking", 200, 200), ("601", "601 wrap_up", 60, 60), ("601", "601 idle", 0, 120),
+        ("601", "601 ringing", 0, 20),
+        ("602", "602 consulting", 50, 50), ("602", "602 reserved", 0, 10), ("602", "602 idle", 0, 40),
+    ]  # fmt: skip
 
 
 @settings(deadline=None)
@@ -254,10 +275,14 @@ CALLS = st.builds(
     disposition=st.none() | st.tuples(AGENTS, st.booleans()),
     one_way=st.lists(AGENTS, max_size=2, unique=True).map(tuple),
 ).map(lambda one: replace(one, wait_s=None) if one.placed else one)
+STRETCHES = st.builds(
+    lambda agent, duty, after_s, seconds, call_id: Stretch(agent, duty, AT + after_s, AT + after_s + seconds, call_id),
+    AGENTS, st.sampled_from(Duty), SECONDS, SECONDS, st.none() | st.uuids().map(str),
+)  # fmt: skip
 PERIODS = st.builds(
     Facts,
     calls=st.lists(CALLS, max_size=12).map(tuple),
-    times=st.dictionaries(st.tuples(AGENTS, st.sampled_from(Duty)), SECONDS),
+    stretches=st.lists(STRETCHES, max_size=8).map(tuple),
     verdicts=st.lists(
         st.builds(Verdict, st.uuids().map(str), st.just(AT), AGENTS, st.booleans()), max_size=5
     ).map(tuple),
@@ -270,7 +295,7 @@ def test_the_days_add_up_to_the_week(facts):
     days = [
         Facts(calls=tuple(one for one in facts.calls if one.day == on)) for on in week(MONDAY, SHANGHAI).days
     ]  # fmt: skip
-    whole = replace(facts, times={}, verdicts=())
+    whole = replace(facts, stretches=(), verdicts=())
     for measure in MEASURES:
         each = [figure(measure, one) for one in days]
         found = figure(measure, whole)
@@ -289,21 +314,26 @@ def test_the_agents_add_up_to_the_hotline(facts):
             assert found.denominator == pytest.approx(sum(of[measure.id].denominator for of in by_agent.values()))
 
 
+def size(part: Part) -> float:
+    """A call, or the seconds of a stretch."""
+    return 1.0 if part.stretch is None else part.stretch.end - part.stretch.begin
+
+
 @settings(deadline=None)
 @given(PERIODS)
-def test_as_many_calls_stand_behind_a_figure_as_it_says(facts):
+def test_as_many_calls_or_as_much_time_stands_behind_a_figure_as_it_says(facts):
     for measure in MEASURES:
         found = figure(measure, facts)
-        if measure.id == "occupancy":
-            continue  # of time, not of calls
         if measure.unit is Unit.CALLS or measure.id == "calls_a_day":
-            assert len(found.parts) == found.numerator
+            assert sum(map(size, found.parts)) == found.numerator
         else:
-            assert len(found.parts) == found.denominator
+            assert sum(map(size, found.parts)) == found.denominator
         if measure.unit is Unit.SHARE:
-            assert sum(part.numerator == 1 for part in found.parts) == found.numerator
+            assert sum(size(part) for part in found.parts if part.numerator == size(part)) == found.numerator
         known = {one.id for one in facts.calls} | {one.call_id for one in facts.verdicts}
-        assert all(part.call_id in known for part in found.parts)
+        for part in found.parts:
+            assert part.call_id in known if part.stretch is None else part.call_id == part.stretch.call_id
+            assert part.stretch is None or part.stretch in facts.stretches
 
 
 @settings(deadline=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import math
 import re
@@ -18,6 +19,7 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ari_app.settings import PROJECT, load
 from metrics import dashboards, manual
 from metrics import exporter as exporter_module
 from metrics import hotline as hotline_module
@@ -90,7 +92,7 @@ def test_all_series_are_there_before_the_first_call(hotline):
     before = series(hotline)
     hotline.call_ended("broken")
     hotline.identity("party", "failed")
-    hotline.offer_ended("602", "no_answer")
+    hotline.offer_ended("602", "refused", answered_after_s=2.0)
     hotline.rona("602")
     hotline.hung_up("hotline", after_closing_s=5.0)
     hotline.queue_left("abandoned", 3.0)
@@ -100,7 +102,9 @@ def test_all_series_are_there_before_the_first_call(hotline):
     hotline.rated("602", 1)
     hotline.disposed("pressing", "work_order")
     hotline.second_call("time")
-    hotline.drift("ledger_and_cdr", 2)
+    hotline.drift("ledger_and_cdr", "ended", 2)
+    hotline.drift("ledger_and_metrics", "talked", 2)
+    hotline.talked("602")
     hotline.talk_judged("second_line")
     hotline.one_way_audio("agent", "lawyer")
     assert series(hotline) == before
@@ -108,8 +112,8 @@ def test_all_series_are_there_before_the_first_call(hotline):
 
 def test_a_hostile_value_makes_one_series_at_most(hotline):
     for n in range(1000):
-        hotline.offer_ended(f"1540000{n:04}", "answered")
-        hotline.agent_answered(f"张伟{n}", 1.0)
+        hotline.offer_ended(f"1540000{n:04}", "answered", answered_after_s=1.0)
+        hotline.talked(f"张伟{n}")
         hotline.handled(f"{n}", 1, 1, 1)
         hotline.call_ended(f"15400001{n:03}")  # type: ignore[arg-type]
         hotline.identity("张伟", f"{n}")  # type: ignore[arg-type]
@@ -146,8 +150,8 @@ def test_no_label_can_hold_what_a_caller_brings():
               for value in values if isinstance(value, str)}  # fmt: skip
     for label, values in labels_of(hotline).items():
         assert label in {
-            "agent", "between", "by", "kind", "lane", "line", "need", "outcome", "part", "place", "purpose", "result",
-            "role", "score", "side", "stage", "state", "status", "store",
+            "agent", "between", "by", "kind", "lane", "line", "need", "of", "outcome", "part", "place", "purpose",
+            "result", "role", "score", "side", "stage", "state", "status", "store",
         }, f"a new label: can a caller choose its value? {label}"  # fmt: skip
         assert values <= ({"601"} if label == "agent" else listed), label
 
@@ -177,7 +181,47 @@ def test_what_was_counted_of_calls_can_be_read_back(hotline):
     hotline.call_ended("handled")
     hotline.call_ended("handled")
     hotline.call_ended("lost")
+    for agent, outcome in (("601", "busy"), ("602", "busy"), ("602", "answered")):
+        hotline.offer_ended(agent, outcome)
+    hotline.talked("602")
     assert hotline.calls_ended() == {"handled": 2, "lost": 1}
+    assert hotline.offers_ended() == {"busy": 2, "answered": 1}
+    assert hotline.talks() == {"602": 1}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "unanswered_s", "counts"),
+    [
+        ("handled", None, False),
+        ("left_in_menu", math.nextafter(11.0, 0.0), False),
+        ("left_in_menu", 11.0, True),
+        ("fallback", None, True),
+        ("fallback", 60.0, True),
+    ],
+)
+def test_who_rang_for_three_rings_in_vain_is_unanswered_once(hotline, outcome, unanswered_s, counts):
+    hotline.call_ended(outcome, unanswered_s=unanswered_s)
+    assert value(hotline, "calls_unanswered_total") == counts
+
+
+def test_answer_times_are_of_the_offers_that_an_agent_is_held_to(hotline):
+    hotline.offer_ended("601", "answered", answered_after_s=2.0)
+    hotline.offer_ended("601", "refused", answered_after_s=3.0)
+    hotline.offer_ended("601", "no_answer")
+    hotline.offer_ended("601", "caller_left", answered_after_s=4.0)
+    assert value(hotline, "agent_answer_seconds_count", agent="601") == 2
+    assert value(hotline, "agent_answer_seconds_sum", agent="601") == 5.0
+
+
+def test_every_figure_is_told_by_somebody():
+    """Each begins at zero, so one that nobody ever counts looks like one of which there is none."""
+    sources = "".join(file.read_text(encoding="utf-8") for file in (PROJECT / "ari_app").rglob("*.py"))
+    sources += Path(hotline_module.__file__).read_text(encoding="utf-8").replace("self.", "metrics.")
+    public = [name for name, what in vars(HotlineMetrics).items() if not name.startswith("_") and callable(what)]
+    assert [name for name in public if not re.search(rf"metrics\.{name}\b", sources)] == []
+    [watching] = re.findall(r"metrics\.watch\((.*?)\n    \)", sources, re.S)
+    read = [name for name in inspect.signature(HotlineMetrics.watch).parameters if name != "self"]
+    assert [name for name in read if f"{name}=" not in watching] == []
 
 
 def test_ratings_are_counted_by_agent_and_score_only(hotline):
@@ -241,12 +285,12 @@ async def test_a_blocked_event_loop_shows_as_lag():
     assert (value(hotline, "event_loop_lag_seconds_sum") or 0) > 0.15
 
 
-def test_database_writes_that_fail_are_not_timed(hotline):
+def test_transactions_that_fail_are_not_timed(hotline):
     with hotline.database_writing():
         pass
     with pytest.raises(RuntimeError), hotline.database_writing():
         raise RuntimeError
-    assert value(hotline, "database_write_seconds_count") == 1
+    assert value(hotline, "database_seconds_count") == 1
 
 
 @pytest.mark.parametrize("board", DASHBOARDS, ids=lambda board: board.name)
@@ -260,6 +304,14 @@ def test_the_manual_tells_of_every_figure_as_it_is():
     assert text == manual.fresh(text), "run: python -m metrics.manual"
     for family in HotlineMetrics(CollectorRegistry()).registry.collect():
         assert text.count(f"| `{family.name}`") == 1
+
+
+def test_a_dashboards_day_is_the_hotlines_wherever_one_looks_from():
+    assert load(environment={}).time_zone == dashboards.ZONE
+    for board in DASHBOARDS:
+        assert json.loads(dashboards.file_of(board).read_text(encoding="utf-8"))["timezone"] == dashboards.ZONE
+    manual_says = manual.FILE.read_text(encoding="utf-8")
+    assert f's|"timezone": "{dashboards.ZONE}"|' in manual_says, "how to change it"
 
 
 def test_there_is_no_dashboard_but_these():
@@ -389,7 +441,7 @@ async def test_a_server_that_broke_is_replaced(hotline, monkeypatch):
 def test_counting_from_many_threads_loses_nothing(hotline):
     def count() -> None:
         for _ in range(1000):
-            hotline.agent_answered("601", 1.0)
+            hotline.offer_ended("601", "answered", answered_after_s=1.0)
 
     threads = [threading.Thread(target=count) for _ in range(8)]
     for thread in threads:

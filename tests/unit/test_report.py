@@ -19,8 +19,9 @@ from typer.testing import CliRunner, Result
 from ari_app import facts, report, report_page, sample, store
 from ari_app.api import floor
 from ari_app.cli import app
+from ari_app.desk import changes_since
 from ari_app.errors import SanlingError
-from ari_app.flow.duty import Duty
+from ari_app.flow.duty import Duty, times
 from ari_app.flow.matters import WITHIN_S
 from ari_app.flow.measures import MEASURES, Facts, Period, Unit, day, figure, week
 from ari_app.flow.sop import Heard
@@ -89,10 +90,67 @@ def test_a_call_belongs_to_the_day_of_its_arrival_and_time_to_the_day_it_was_spe
     monday, tuesday = reported(session, MONDAY), reported(session, TUESDAY)
     assert told(monday, "calls", "asa", "handle_time", "satisfaction") == [(1, 0), (46, 1), (280, 1), (5, 1)]
     assert told(tuesday, "calls", "asa", "handle_time", "satisfaction") == [(0, 0), (0, 0), (0, 0), (0, 0)]
-    assert monday.facts.times["601", Duty.TALKING] == pytest.approx(10)
-    assert tuesday.facts.times["601", Duty.TALKING] == pytest.approx(240)
     assert told(monday, "occupancy") == [(10, 3600)]
     assert told(tuesday, "occupancy") == [(270, 1800)]
+
+
+def test_occupancy_lists_the_stretches_of_agents_time_cut_at_midnight_each_with_its_call(session, ledger):
+    ledger.state("601", moment(MONDAY, "23:00:00"), "signed_out", "idle")
+    call = ledger.served(
+        moment(MONDAY, "23:59:00"), "601", wait_s=46.0, talk_s=250.0, wrap_up_s=30.0, answers_s=5.0
+    )  # joined 23:59:50, over at 00:04:00
+    ledger.state("601", moment(TUESDAY, "00:30:00"), "idle", "signed_out")
+
+    def listed(of: Report) -> list[tuple[object, ...]]:
+        names = ("state", "begin", "end", "call", "at", "caller", "numerator", "denominator")
+        return [tuple(row[name] for name in names) for row in of.why("occupancy")]
+
+    def stretch(state: str, begin: str, end: str, seconds: float, of_call: bool = True) -> tuple[object, ...]:
+        whose = (call, "2026-03-02 23:59:00", "*********01") if of_call else (None, None, None)
+        handling = seconds if state in ("talking", "wrap_up") else 0.0
+        return (state, f"2026-03-{begin}", f"2026-03-{end}", *whose, handling, seconds)
+
+    assert listed(reported(session, MONDAY)) == [
+        stretch("idle", "02 23:00:00", "02 23:59:45", 3585, of_call=False),
+        stretch("reserved", "02 23:59:45", "02 23:59:50", 5),
+        stretch("talking", "02 23:59:50", "03 00:00:00", 10),
+    ]
+    assert listed(reported(session, TUESDAY)) == [
+        stretch("talking", "03 00:00:00", "03 00:04:00", 240),
+        stretch("wrap_up", "03 00:04:00", "03 00:04:30", 30),
+        stretch("idle", "03 00:04:30", "03 00:30:00", 1530, of_call=False),
+    ]
+    assert listed(reported(session, TUESDAY, agent="602")) == []
+
+
+def test_wrap_up_at_midnight_and_a_talk_that_is_not_over_name_their_calls(session, ledger):
+    wrapped = ledger.served(moment(MONDAY, "23:58:00"), "601", wait_s=0.0, talk_s=100.0, wrap_up_s=60.0)
+    midnight = moment(TUESDAY, "00:00:00")
+    goes_on = ledger.arrives(midnight + 100, "15400002002")
+    ledger.state("601", midnight + 110, "idle", "talking", f"{goes_on}~second")
+    rows = reported(session, TUESDAY, now=midnight + 200).why("occupancy")
+    assert [(row["state"], row["call"], row["caller"], row["denominator"]) for row in rows] == [
+        ("wrap_up", wrapped, "*********01", pytest.approx(44)),
+        ("idle", None, None, pytest.approx(66)),
+        ("talking", goes_on, "*********02", 90),
+    ]
+
+
+def test_the_stretches_add_up_to_the_seconds_that_agents_time_tells(session, ledger):
+    ledger.a_day(MONDAY, ["601", "602", "603"], calls=40, seed=7)
+    ledger.state("601", moment(MONDAY, "22:00:00"), "signed_out", "paused")
+    ledger.state("601", moment(MONDAY, "22:10:00"), "paused", "paused")
+    for period in (day(MONDAY, ZONE), day(TUESDAY, ZONE), week(MONDAY, ZONE)):
+        made = reported(session, period)
+        begin, end = period.begin, period.end
+        expected: dict[tuple[str, Duty], float] = {}
+        for (agent, duty, _), seconds in times(changes_since(session, begin, end=end), begin, end).items():
+            expected[agent, duty] = expected.get((agent, duty), 0.0) + seconds
+        found: dict[tuple[str, Duty], float] = {}
+        for one in made.facts.stretches:
+            found[one.agent, one.duty] = found.get((one.agent, one.duty), 0.0) + one.seconds
+        assert found == pytest.approx(expected)
+        assert all(begin <= one.begin < one.end <= end for one in made.facts.stretches)
 
 
 def test_the_days_of_a_ledger_add_up_to_its_week(session, ledger):
@@ -117,12 +175,16 @@ def test_the_calls_behind_a_figure_are_as_many_as_it_says(session, ledger, measu
     made = reported(session, MONDAY)
     found, rows = made.figure(measure.id), made.why(measure.id)
     assert sum(row["numerator"] for row in rows) == pytest.approx(found.numerator)
-    assert sum(row["denominator"] for row in rows) == pytest.approx(found.denominator)
-    if measure.id == "occupancy":
-        assert {row["state"] for row in rows} <= {duty.value for duty in Duty}
-    else:
+    assert sum(row["denominator"] or 0 for row in rows) == pytest.approx(found.denominator)
+    if measure.id != "occupancy":
         assert len(rows) == (found.numerator if measure.unit is Unit.CALLS else max(found.denominator, len(rows)))
-        assert all(row["call"].startswith("demo-") and row["caller"] == "*********01" for row in rows)
+    assert rows or measure.id != "occupancy"
+    for row in rows:
+        if row["state"] == Duty.IDLE:
+            assert (row["call"], row["at"], row["caller"]) == (None, None, None)
+        else:
+            assert (row["call"][:5], row["at"][:10], row["caller"]) == ("demo-", "2026-03-02", "*********01")
+        assert (row["state"] is None) == (row["begin"] is None) == (measure.id != "occupancy")
 
 
 def test_a_call_that_is_not_over_is_not_counted_yet(session, ledger):
@@ -329,6 +391,40 @@ def test_why_lists_the_calls_with_masked_numbers(instance):
     assert "*********01" in result.output
     calls = sanling("day", "--date", "2026-03-02", "--why", "calls").output
     assert sum("told-" in line for line in calls.splitlines()) == tree["figures"]["calls"]["value"]
+    time = sanling("agent", "601", "--date", "2026-03-02", "--why", "occupancy").output
+    assert re.search(
+        r"2026-03-02 \S+ +told-\S+ +\*{9}01 +601 +talking +2026-03-02 \S+ +2026-03-02 \S+ +(\S+) +\1$",
+        time,
+        re.MULTILINE,
+    )
+    assert re.search(r"^— +— +— +601 +idle +2026-03-02 08:00:00 +2026-03-02 ", time, re.MULTILINE)
+
+
+@pytest.mark.parametrize("id", ["service_level", "calls", "occupancy", "first_call_resolution"])
+def test_why_as_json_and_csv_say_the_same(instance, id):
+    asked = ("day", "--date", "2026-03-02", "--why", id)
+    tree = json.loads(sanling(*asked, "--json").output)
+    rows = list(csv.DictReader(io.StringIO(sanling(*asked, "--csv").output)))
+    figures = json.loads(sanling("day", "--date", "2026-03-02", "--json").output)["figures"]
+    assert {name: tree[name] for name in figures[id]} == figures[id]
+    assert (tree["first"], tree["zone"], tree["agent"], tree["figure"]) == ("2026-03-02", "Asia/Shanghai", None, id)
+    assert rows == [{name: "" if said is None else str(said) for name, said in part.items()} for part in tree["parts"]]
+    assert sum(part["numerator"] for part in tree["parts"]) == pytest.approx(figures[id]["numerator"])
+    assert bool(rows) == (id != "first_call_resolution")
+    assert {row["caller"] for row in rows} <= {"*********01", ""}
+
+
+def test_why_of_nothing_as_csv_is_its_heading(instance):
+    said = sanling("day", "--date", "2026-03-01", "--why", "occupancy", "--csv").output
+    assert said == "at,call,caller,agent,state,begin,end,numerator,denominator\n"
+
+
+def test_there_is_no_page_of_why(instance, tmp_path):
+    file = tmp_path / "report.html"
+    result = sanling("day", "--why", "calls", "--html", str(file))
+    assert isinstance(result.exception, SanlingError)
+    assert "leave --html out, or write --json or --csv" in str(result.exception)
+    assert not file.exists()
 
 
 @pytest.mark.parametrize(
@@ -338,6 +434,8 @@ def test_why_lists_the_calls_with_masked_numbers(instance):
         (("day", "--why", "smiles"), "service_level"),
         (("agent", "601", "--why", "service_level"), "handle_time"),
         (("day", "--why", "complaint_rate"), "docs/measures.md"),
+        (("day", "--why", "complaint_rate", "--json"), "docs/measures.md"),
+        (("day", "--why", "smiles", "--csv"), "service_level"),
         (("agent", "999"), "no agent 999"),
     ],
 )
@@ -393,6 +491,33 @@ def test_the_plots_reach_as_high_as_what_they_show(session, ledger):
     assert handled == 601  # the agent's number; the seconds:
     assert ">400<" in plots[3]
     assert ">50%<" not in plots[2]
+
+
+def dots(plot: str) -> list[str]:
+    """Their colours. Bars are no markers."""
+    return re.findall(r'<use [^>]*style="fill: (#\w+); stroke: #ffffff', plot)
+
+
+def test_the_waits_by_hour_tell_of_everybody_and_who_gave_up(session, ledger):
+    at = moment(MONDAY, "09:00:00")
+    ledger.served(at, "601", wait_s=30.0, talk_s=60.0, wrap_up_s=5.0)
+    ledger.gives_up(at + 300, wait_s=1234.0)
+    ledger.gives_up(at + 400, wait_s=2.0)
+    ledger.served(at + 3600, "601", wait_s=45.0, talk_s=60.0, wrap_up_s=5.0)
+    ledger.gives_up(at + 3700, wait_s=3.0)
+    called_back = ledger.arrives(at + 7200)
+    ledger.steps(called_back, [(at + 7200 + s, heard) for s, heard in QUEUED])
+    ledger.ends(called_back, at + 7200 + QUEUED_S + 513, "callback", wait_s=513.0)
+    made = reported(session, MONDAY)
+    nine, ten, eleven = made.by_hour("abandon_wait")[9:12]
+    assert (nine.value, ten.value, eleven.value) == (618, 3, None)
+    waits = report_page._plots(made)[0]
+    svg = base64.b64decode(waits.svg.partition(",")[2]).decode()
+    colours = {word[:2]: colour for colour, word in waits.legend}
+    assert set(colours) == {"接通", "放弃", "其他"}
+    assert dots(svg) == [colours["放弃"], colours["接通"], colours["其他"]]
+    assert [text for text in ("1234", "45", "513", "30") if f">{text}</text>" in svg] == ["1234", "45", "513"]
+    assert "含短放弃" in waits.says
 
 
 def test_a_page_of_a_day_on_which_nobody_called():
