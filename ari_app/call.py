@@ -87,6 +87,8 @@ SHUTDOWN = 4
 """The cause of a hang-up request by an Asterisk that is being stopped. Source: AST_SOFTHANGUP_SHUTDOWN in channel.h."""
 SHUTDOWN_S = 20.0
 """It is gone after this: it waits 15 s at most for its channels."""
+SENT_OUT = (State.FETCHING_CONTEXT, State.NOT_REACHED)
+"""States in which we have sent the line out of whatever bridge it was in: to the dialplan, or away."""
 RELINK_AGAIN_S = 0.2
 TIMEOUTS = 3
 """A request that is not answered so often, 5 s each, breaks its call."""
@@ -470,6 +472,8 @@ class Call:
                 return None
         except AriError as error:  # the next look tells
             log.info("call %s: who is in its bridge cannot be told: %s", self.id, error)
+            return None
+        if state in SENT_OUT:
             return None
         log.error("call %s: its bridge is gone, or somebody was put out of it, in %s", self.id, state.name)
         if said_there and self.talk.bridge is None:

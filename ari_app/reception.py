@@ -419,7 +419,7 @@ class Reception:
         for name, looks in sorted(self._recordings.items()):
             if looks == 2:
                 log.warning("recording %s belongs to no call: kept until the call's own is in a store", name)
-                house.metrics.ghost_found("leg")
+                house.metrics.ghost_found("recording")
             if looks >= 2:
                 await self._settle_recording(name)
 

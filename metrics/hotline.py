@@ -101,8 +101,10 @@ MendedState = Literal["reserved", "ringing", "wrap_up"]
 """What the watchdog found an agent in: with no phone that rings, or long after the wrap-up's end."""
 HungUpBy = Literal["caller", "agent", "hotline", "line"]
 """line: nobody did, Asterisk died."""
-GhostKind = Literal["caller", "leg", "bridge", "agent"]
-"""What was found without a call: a caller's channel, an agent's, a bridge, or an agent held for nobody."""
+GhostKind = Literal["caller", "leg", "bridge", "agent", "recording"]
+"""What was found without a call: a caller's channel, an agent's, a bridge, an agent held for nobody, or what was
+recorded on a channel.
+"""
 Store = Literal["local", "second"]
 DiskPlace = Literal["spool", "local", "second"]
 """spool: the run-time folder's disk, with database and journal. A store in S3 has no disk."""

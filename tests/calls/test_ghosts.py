@@ -128,7 +128,7 @@ def count(hotline: BreakableHouse, kind: str) -> float:
 
 def counts(hotline: BreakableHouse) -> dict[str, float]:
     """Of ghosts found, by kind, without those of which there were none."""
-    return {kind: n for kind in ("agent", "bridge", "caller", "leg") if (n := count(hotline, kind))}
+    return {kind: n for kind in ("agent", "bridge", "caller", "leg", "recording") if (n := count(hotline, kind))}
 
 
 LAST_ASKED = "asterisk/info"
@@ -615,7 +615,7 @@ async def test_a_message_in_which_the_call_broke_is_entered_and_kept_until_the_c
     await looks(shut, 2)
     assert shut.asterisk.stored_recordings == set()
     assert len(await messages(shut)) == 1, "once"
-    assert counts(shut) == {"leg": 1.0}
+    assert counts(shut) == {"recording": 1.0}
     await shut.nothing_is_left()
 
 
@@ -665,7 +665,7 @@ async def test_what_was_to_be_thrown_away_is_as_soon_as_nothing_can_be_lost(shut
     await looks(shut, 2)
     assert shut.asterisk.stored_recordings == set()
     assert len(await messages(shut)) == spoken
-    assert counts(shut) == {"leg": 1.0}
+    assert counts(shut) == {"recording": 1.0}
     await shut.nothing_is_left()
 
 
@@ -693,7 +693,7 @@ async def test_a_recording_of_a_call_that_nobody_knows_is_told_of_once_and_kept(
     await looks(shut)
     assert counts(shut) == {}
     await looks(shut, 3)
-    assert counts(shut) == {"leg": 1.0}
+    assert counts(shut) == {"recording": 1.0}
     assert shut.asterisk.stored_recordings == {name}
 
 

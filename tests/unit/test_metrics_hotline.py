@@ -36,7 +36,7 @@ from metrics.hotline import (
 from metrics.queries import DASHBOARDS
 
 ADDRESS = "127.0.57.4"
-SERIES_WITHOUT_AGENTS, SERIES_AN_AGENT = 500, 70
+SERIES_WITHOUT_AGENTS, SERIES_AN_AGENT = 520, 70
 
 
 @pytest.fixture
