@@ -244,7 +244,7 @@ class Callbacks:
             self._wishes.get(row.id) or self.held_by(row.id) or self.open_for(row.number, row.party_id, row.lawyer_id)
         )
         if known is not None:
-            if row.reason == "lost" and not known.first:
+            if row.reason == "lost" and not (known.first and known.id == row.id):
                 self.happens(known, Happened.HASTENED, call_id=row.id)
             elif row.reason != "lost" and known.id != row.id:
                 self.happens(
