@@ -75,7 +75,7 @@ QUICK = Form(
     on_duty=(10, 1_000), selections=500,
 )  # fmt: skip
 WHOLE = Form(
-    rounds=3, memory_rounds=2, agents=400, light_rate=8.0, light_calls=160, busy_agents=12, busy_rate=8.0,
+    rounds=3, memory_rounds=2, agents=400, light_rate=5.0, light_calls=100, busy_agents=12, busy_rate=8.0,
     busy_calls=120, first_rate=15.0, most_rate=400.0, steps=10, step_s=10.0, confirming_calls=1_000, confirmations=3,
     waiting=500, waiting_rate=25.0, talking=100, talking_rate=10.0, default_retry=True, callers=selection.CALLERS,
     on_duty=selection.AGENTS, selections=selection.TIMES,
