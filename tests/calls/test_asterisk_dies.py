@@ -36,6 +36,19 @@ async def ending_of(hotline: FakeHouse, call: str) -> models.Ending:
     raise AssertionError(f"{call} was not closed in the ledger")
 
 
+async def is_closed_by_asterisks_end(hotline: FakeHouse, call: str, state: State) -> None:
+    """A call that was in `state`, and its agent is free."""
+    ending = await ending_of(hotline, call)  # an agent who is free may be calling back already
+    if state in SAID_GOODBYE:
+        assert ending.outcome == "handled"
+        assert await callbacks(hotline) == []
+    else:
+        assert (ending.outcome, ending.hung_up_by) == ("lost", "line")
+        assert await callbacks(hotline) == [(PARTY, "lost")]
+    if state in WITH_AGENT:
+        await hotline.duty_becomes("601", "idle", within_s=60)
+
+
 async def test_a_deadline_between_the_new_link_and_the_first_look_at_it_hangs_nobody_up(hotline):
     caller, _ = await reach(hotline, State.RINGING)
     [call] = hotline.reception.calls
@@ -61,15 +74,7 @@ async def test_a_call_that_dies_with_asterisk_is_closed_as_lost_and_called_back(
     await hotline.asterisk.starts_again()
     if restarted:
         await hotline.controller_starts()
-    ending = await ending_of(hotline, call)  # an agent who is free may be calling back already
-    if state in SAID_GOODBYE:
-        assert ending.outcome == "handled"
-        assert await callbacks(hotline) == []
-    else:
-        assert (ending.outcome, ending.hung_up_by) == ("lost", "line")
-        assert await callbacks(hotline) == [(PARTY, "lost")]
-    if agent is not None:
-        await hotline.duty_becomes("601", "idle", within_s=60)
+    await is_closed_by_asterisks_end(hotline, call, state)
     caller.hang_up()
     await hotline.nothing_is_left()
 
@@ -82,15 +87,7 @@ async def test_a_call_that_ends_because_asterisk_is_stopped_was_not_hung_up_by_i
     await hotline.asterisk.is_stopped()
     await asyncio.sleep(3)
     await hotline.asterisk.starts_again()
-    ending = await ending_of(hotline, call)
-    if state in SAID_GOODBYE:
-        assert ending.outcome == "handled"
-        assert await callbacks(hotline) == []
-    else:
-        assert (ending.outcome, ending.hung_up_by) == ("lost", "line")
-        assert await callbacks(hotline) == [(PARTY, "lost")]
-    if agent is not None:
-        await hotline.duty_becomes("601", "idle", within_s=60)
+    await is_closed_by_asterisks_end(hotline, call, state)
     await hotline.nothing_is_left()
 
 

@@ -609,26 +609,8 @@ async def test_an_asterisk_that_dies_while_the_agent_is_briefed_is_not_the_agent
     await person.rings()
 
 
-async def test_a_proven_person_who_is_cut_off_on_another_telephone_is_entered_once_and_keeps_who_it_is(hotline):
-    wish = models.Callback(
-        id="demo-1.1", at=hotline.house.clock(), number="15400008888", reason="asked", role="party", party_id=1
-    )
-    hotline.house.ledger.write(models.Call(id=wish.id, caller_number=None, called_number="12368", at=wish.at))
-    hotline.house.callbacks.asked(wish)
-    for times_cut_off in range(2):
-        caller = await hotline.rings(from_=PARTY)
-        await caller.answered()
-        await asyncio.sleep(0.5)
-        await caller.keys("2112345#99#1")
-        await hotline.call_is(State.WAITING)
-        await hotline.asterisk.dies()
-        await asyncio.sleep(1)
-        await hotline.asterisk.starts_again()
-        await hotline.ending(within_s=20)
-        caller.hang_up()
-        [known] = hotline.house.callbacks.all()
-        assert (known.party_id, known.first, known.number) == (1, True, "15400008888"), times_cut_off
-    hotline.house.callbacks.cancel(wish.id)
+async def proven_and_cut_off(hotline: FakeHouse) -> None:
+    """A party who was proven, by Asterisk's death in the queue."""
     caller = await hotline.rings(from_=PARTY)
     await caller.answered()
     await asyncio.sleep(0.5)
@@ -639,6 +621,20 @@ async def test_a_proven_person_who_is_cut_off_on_another_telephone_is_entered_on
     await hotline.asterisk.starts_again()
     await hotline.ending(within_s=20)
     caller.hang_up()
+
+
+async def test_a_proven_person_who_is_cut_off_on_another_telephone_is_entered_once_and_keeps_who_it_is(hotline):
+    wish = models.Callback(
+        id="demo-1.1", at=hotline.house.clock(), number="15400008888", reason="asked", role="party", party_id=1
+    )
+    hotline.house.ledger.write(models.Call(id=wish.id, caller_number=None, called_number="12368", at=wish.at))
+    hotline.house.callbacks.asked(wish)
+    for times_cut_off in range(2):
+        await proven_and_cut_off(hotline)
+        [known] = hotline.house.callbacks.all()
+        assert (known.party_id, known.first, known.number) == (1, True, "15400008888"), times_cut_off
+    hotline.house.callbacks.cancel(wish.id)
+    await proven_and_cut_off(hotline)
     [known] = hotline.house.callbacks.all()
     assert (known.party_id, known.need, known.number) == (1, "milestone", PARTY)
 
