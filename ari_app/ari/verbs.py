@@ -862,7 +862,7 @@ class Bridges(Resource):
             "bridges",
             {},
             None,
-            blocking=False,
+            blocking=True,
             returns=tuple[events.Bridge, ...],
         )
         return tuple(BoundBridge.bound(m, self._verbs) for m in answer)
@@ -1181,7 +1181,7 @@ class Channels(Resource):
             "channels",
             {},
             None,
-            blocking=False,
+            blocking=True,
             returns=tuple[events.Channel, ...],
         )
         return tuple(BoundChannel.bound(m, self._verbs) for m in answer)
@@ -2067,7 +2067,7 @@ class Recordings(Resource):
             "recordings/stored",
             {},
             None,
-            blocking=False,
+            blocking=True,
             returns=tuple[events.StoredRecording, ...],
         )
         return tuple(BoundStoredRecording.bound(m, self._verbs) for m in answer)

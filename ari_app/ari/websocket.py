@@ -21,14 +21,16 @@ import random
 import secrets
 from base64 import b64encode
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import msgspec
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Response as Handshake
 from websockets.protocol import State
+from websockets.uri import parse_uri
 
 from ari_app.ari.errors import ApplicationReplaced, RequestTimeout, RequestTooLarge, Unreachable
 from ari_app.ari.wire import Link, Response
@@ -48,6 +50,7 @@ PONG_CHECKS = 15
 checks of ours, not by the clock: a controller that was itself stopped for a while must not take Asterisk for dead."""
 NOTICED_WITHIN_S = PING_EVERY_S + PONG_CHECKS * PONG_CHECKED_EVERY_S
 
+BROKE = "the link to Asterisk broke before the answer came"
 CLOSE_WITHIN_S = 0.5
 OPEN_WITHIN_S = 5.0
 
@@ -59,8 +62,8 @@ STEADY_AFTER_S = 5.0
 """A link that lived this long starts the pauses over; one that broke sooner does not."""
 
 
-class _Frame(msgspec.Struct, frozen=True):
-    """What must be known of a frame to route it: an answer to its request, anything else to the client."""
+class _Message(msgspec.Struct, frozen=True):
+    """What must be known of a message to route it: an answer to its request, anything else to the client."""
 
     type: str = ""
     application: str = ""
@@ -73,7 +76,7 @@ class _Frame(msgspec.Struct, frozen=True):
         return Response(self.status_code, self.message_body.encode())
 
 
-_frames = msgspec.json.Decoder(_Frame)
+_messages = msgspec.json.Decoder(_Message)
 _transactions = (f"{n:x}" for n in itertools.count(1))
 
 
@@ -98,6 +101,205 @@ def _request_frame(
     return encoded
 
 
+class _Socket(asyncio.Protocol):
+    """One WebSocket to Asterisk. What arrives is dealt with in the moment in which it arrives, with no task in between:
+    of the controller's time for a call a fifth went into waking such tasks.
+    """
+
+    def __init__(self, url: str, credentials: str) -> None:
+        self._websocket = ClientProtocol(parse_uri(url), max_size=ANSWER_LIMIT)
+        self._credentials = credentials
+        self._on_message: Callable[[_Message, bytes], None] | None = None
+        self._kept: list[tuple[_Message, bytes]] = []
+        """Messages for which nobody has asked yet: Asterisk sends events right after the handshake."""
+        self._waiting: dict[str, asyncio.Future[Response]] = {}
+        self._pong: asyncio.Future[None] | None = None
+        self._begun = b""
+        """Of a message that comes in pieces."""
+        self._transport: asyncio.Transport | None = None
+        loop = asyncio.get_running_loop()
+        self._opened: asyncio.Future[None] = loop.create_future()
+        self._ended: asyncio.Future[str] = loop.create_future()
+
+    # --- the socket's life ------------------------------------------------------------------------------------------
+
+    @classmethod
+    async def open(cls, url: str, credentials: str) -> _Socket:
+        """Raises OSError, WebSocketException, TimeoutError."""
+        there, opening = parse_uri(url), cls(url, credentials)
+        loop, tls = asyncio.get_running_loop(), there.secure or None
+        try:
+            async with asyncio.timeout(OPEN_WITHIN_S):
+                await loop.create_connection(lambda: opening, there.host, there.port, ssl=tls)
+                await opening._opened
+        except BaseException:
+            opening.abort()
+            raise
+        return opening
+
+    @property
+    def is_open(self) -> bool:
+        return self._websocket.state is State.OPEN and not self._ended.done()
+
+    async def ended(self) -> str:
+        """Waits for the end, and says why. Raises what a listener raised."""
+        return await asyncio.shield(self._ended)
+
+    async def close(self) -> None:
+        """In order, if the other side plays along."""
+        try:
+            if self.is_open:
+                self._websocket.send_close()
+                self._send()
+                await asyncio.wait([self._ended], timeout=CLOSE_WITHIN_S)
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+        self._end("it was cut off")
+
+    def give_up(self) -> None:
+        """Whoever waits for an answer hears that none will come."""
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(Unreachable(BROKE))
+
+    def _end(self, why: str | Exception) -> None:
+        if not self._opened.done():
+            self._opened.set_exception(why if isinstance(why, Exception) else ConnectionResetError(why))
+            self._opened.exception()
+        if self._ended.done():
+            return
+        if isinstance(why, Exception):
+            self._ended.set_exception(why)
+            self._ended.exception()
+        else:
+            self._ended.set_result(why)
+        self.give_up()
+        if self._pong is not None and not self._pong.done():
+            self._pong.cancel()
+
+    # --- asking -----------------------------------------------------------------------------------------------------
+
+    async def ask(self, transaction: str, request: bytes) -> Response:
+        """Raises Unreachable when the socket breaks before the answer."""
+        if not self.is_open:
+            raise Unreachable(BROKE)
+        answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        self._waiting[transaction] = answer
+        try:
+            self._websocket.send_text(request)
+            self._send()
+            return await answer
+        finally:
+            del self._waiting[transaction]
+
+    async def answers_ping(self) -> None:
+        """Until a ping, sent now, is answered; cancelled when the socket ends. Of one that has ended, nothing comes."""
+        self._pong = asyncio.get_running_loop().create_future()
+        if self.is_open:
+            self._websocket.send_ping(b"")
+            self._send()
+        await self._pong
+
+    def _send(self) -> None:
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            for data in self._websocket.data_to_send():
+                if data:
+                    transport.write(data)
+                elif transport.can_write_eof():
+                    transport.write_eof()
+
+    # --- what arrives -----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        handshake = self._websocket.connect()
+        handshake.headers["Authorization"] = f"Basic {self._credentials}"
+        self._websocket.send_request(handshake)
+        self._send()
+
+    def data_received(self, data: bytes) -> None:
+        websocket = self._websocket
+        websocket.receive_data(data)
+        self._send()
+        for event in websocket.events_received():
+            if isinstance(event, Frame):
+                self._frame_came(event)
+            elif isinstance(event, Handshake) and websocket.handshake_exc is None and not self._opened.done():
+                self._opened.set_result(None)
+        if websocket.handshake_exc is not None:
+            self._is_over(websocket.handshake_exc)
+        elif websocket.state is State.CLOSING and (
+            websocket.close_rcvd is not None or websocket.parser_exc is not None
+        ):
+            self._is_over(self._why_closed())
+
+    def _is_over(self, why: str | Exception) -> None:
+        """What there is to send still goes out."""
+        self._end(why)
+        if self._transport is not None:
+            self._transport.close()
+
+    def _why_closed(self) -> str:
+        told = self._websocket.close_rcvd or self._websocket.parser_exc
+        return f"it was closed: {told}" if told is not None else "it was closed without a word"
+
+    def _frame_came(self, frame: Frame) -> None:
+        match frame.opcode:
+            case Opcode.TEXT | Opcode.BINARY | Opcode.CONT if not frame.fin:
+                self._begun += frame.data
+            case Opcode.TEXT | Opcode.BINARY | Opcode.CONT:
+                whole, self._begun = self._begun + frame.data, b""
+                self._message_came(whole)
+            case Opcode.PONG if self._pong is not None and not self._pong.done():
+                self._pong.set_result(None)
+
+    def _message_came(self, data: bytes) -> None:
+        """Nothing here waits: Asterisk cuts off a slow reader."""
+        try:
+            message = _messages.decode(data)
+        except msgspec.MsgspecError:
+            message = _Message()
+        if message.type == "RESTResponse":
+            answer = self._waiting.get(message.transaction_id)
+            if answer is not None and not answer.done():
+                answer.set_result(message.response)
+            return
+        if self._on_message is None:
+            self._kept.append((message, data))
+        else:
+            self._tell(self._on_message, message, data)
+
+    def tells(self, on_message: Callable[[_Message, bytes], None]) -> None:
+        """From now on `on_message` is told of each message that is no answer, as read and as it came; at once of those
+        that have come already.
+        """
+        kept, self._kept, self._on_message = self._kept, [], on_message
+        for message, data in kept:
+            self._tell(on_message, message, data)
+
+    def _tell(self, on_message: Callable[[_Message, bytes], None], message: _Message, data: bytes) -> None:
+        try:
+            on_message(message, data)
+        except ApplicationReplaced as error:
+            self._end(error)
+            self.abort()
+
+    def eof_received(self) -> None:
+        self._websocket.receive_eof()
+        self._send()
+        self._end(self._websocket.handshake_exc or self._why_closed())
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self._opened.done():
+            self._end(error or ConnectionResetError("the connection was closed"))
+        self._end(str(error) if error is not None else self._why_closed())
+
+
 class WebSocketWire:
     """One Asterisk, over WebSockets. Implements `Wire`."""
 
@@ -114,10 +316,9 @@ class WebSocketWire:
         self._lane_slots = asyncio.Semaphore(most_lanes)
         self._lane_name = f"{app}-lane-{secrets.token_hex(4)}"
         self._lane_numbers = itertools.count(1)
-        self._idle_lanes: list[ClientConnection] = []
-        self._busy_lanes: set[ClientConnection] = set()
-        self._fast: ClientConnection | None = None
-        self._waiting: dict[str, asyncio.Future[Response]] = {}
+        self._idle_lanes: list[_Socket] = []
+        self._busy_lanes: set[_Socket] = set()
+        self._fast: _Socket | None = None
         self._on_event: Callable[[bytes], None] = _nobody
         self._on_link: Callable[[Link], None] = _nobody
 
@@ -148,63 +349,43 @@ class WebSocketWire:
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    async def _connect(self, app: str) -> ClientConnection:
-        return await connect(
-            f"{self._url}/events?app={quote(app, safe='')}&subscribeAll=false",
-            additional_headers={"Authorization": f"Basic {self._credentials}"},
-            compression=None,
-            proxy=None,
-            open_timeout=OPEN_WITHIN_S,
-            close_timeout=CLOSE_WITHIN_S,
-            ping_interval=None,
-            max_size=ANSWER_LIMIT,
-            max_queue=None,
-        )
+    async def _connect(self, app: str) -> _Socket:
+        return await _Socket.open(f"{self._url}/events?app={quote(app, safe='')}&subscribeAll=false", self._credentials)
 
-    async def _live(self, socket: ClientConnection) -> None:
+    async def _live(self, socket: _Socket) -> None:
         """From a fresh socket to its end."""
         self._fast = socket
         log.info("linked to Asterisk as %s", self._app)
         self._on_link(Link.UP)
+        socket.tells(self._take)
         beside = [asyncio.create_task(self._warm_lanes()), asyncio.create_task(_ping(socket))]
         try:
-            while True:
-                self._take(await socket.recv(decode=False))
-        except ConnectionClosed as end:
-            log.warning("the link to Asterisk broke: %s", end)
+            log.warning("the link to Asterisk broke: %s", await socket.ended())
         finally:
             for task in beside:
                 task.cancel()
             await asyncio.wait(beside)
 
-    async def _part(self, socket: ClientConnection) -> None:
+    async def _part(self, socket: _Socket) -> None:
         """Everyone who waits hears of it at once; only then are the sockets put away."""
         self._fast = None
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(Unreachable("the link to Asterisk broke before the answer came"))
-        for lane in self._busy_lanes:
-            lane.transport.abort()
+        for ended in (socket, *self._busy_lanes):
+            ended.give_up()
+        for lane in list(self._busy_lanes):
+            lane.abort()
         idle, self._idle_lanes = self._idle_lanes, []
         self._on_link(Link.DOWN)
         await asyncio.gather(socket.close(), *(lane.close() for lane in idle))
 
-    def _take(self, data: bytes) -> None:
-        """One frame of the fast lane. Nothing here waits: Asterisk cuts off a slow reader."""
-        try:
-            frame = _frames.decode(data)
-        except msgspec.MsgspecError:
-            frame = _Frame()
-        if frame.type == "RESTResponse":
-            future = self._waiting.get(frame.transaction_id)
-            if future is not None and not future.done():
-                future.set_result(frame.response)
+    def _take(self, message: _Message, data: bytes) -> None:
+        """A message of the fast lane that is no answer."""
+        if self._fast is None:
             return
         try:
             self._on_event(data)
         except Exception:
             log.exception("an event could not be delivered")
-        if frame.type == "ApplicationReplaced" and frame.application == self._app:
+        if message.type == "ApplicationReplaced" and message.application == self._app:
             self._on_link(Link.REPLACED)
             raise ApplicationReplaced(f"another client registered {self._app}; only one controller can run")
 
@@ -226,64 +407,47 @@ class WebSocketWire:
             async with asyncio.timeout(timeout_s):
                 if blocking:
                     return await self._ask_on_a_lane(transaction, frame)
-                return await self._ask_fast(transaction, frame)
+                return await self._linked().ask(transaction, frame)
         except TimeoutError:
             raise RequestTimeout(f"no answer to {method} {uri} within {timeout_s} s") from None
-        except ConnectionClosed:
-            raise Unreachable("the link to Asterisk broke before the answer came") from None
-
-    async def _ask_fast(self, transaction: str, frame: bytes) -> Response:
-        socket = self._linked()
-        answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-        self._waiting[transaction] = answer
-        try:
-            await socket.send(frame, text=True)
-            return await answer
-        finally:
-            del self._waiting[transaction]
 
     async def _ask_on_a_lane(self, transaction: str, frame: bytes) -> Response:
         async with self._lane_slots:
             lane = await self._free_lane()
             self._busy_lanes.add(lane)
             try:
-                await lane.send(frame, text=True)
-                while True:
-                    answer = _frames.decode(await lane.recv(decode=False))
-                    if answer.transaction_id == transaction:
-                        break
-            except BaseException as error:
+                answer = await lane.ask(transaction, frame)
+            except BaseException:
                 # Given up, or broken: Asterisk may still be at it, so nobody else must queue up behind.
-                lane.transport.abort()
-                if isinstance(error, msgspec.MsgspecError):
-                    raise Unreachable("a lane to Asterisk carried something that is no answer") from error
+                lane.abort()
                 raise
             finally:
                 self._busy_lanes.discard(lane)
             if self._fast is not None:
                 self._idle_lanes.append(lane)
-            return answer.response
+            return answer
 
-    def _linked(self) -> ClientConnection:
+    def _linked(self) -> _Socket:
         if self._fast is None:
             raise Unreachable("there is no link to Asterisk")
         return self._fast
 
-    async def _free_lane(self) -> ClientConnection:
+    async def _free_lane(self) -> _Socket:
         self._linked()
         while self._idle_lanes:
             lane = self._idle_lanes.pop()
-            if lane.state is State.OPEN:
+            if lane.is_open:
                 return lane
         return await self._new_lane()
 
-    async def _new_lane(self) -> ClientConnection:
+    async def _new_lane(self) -> _Socket:
         try:
             lane = await self._connect(f"{self._lane_name}-{next(self._lane_numbers)}")
         except (OSError, WebSocketException) as error:
             raise Unreachable(f"no further lane to Asterisk: {_why(error)}") from error
+        lane.tells(_nobody_s_news)
         if self._fast is None:
-            lane.transport.abort()
+            lane.abort()
         self._linked()
         return lane
 
@@ -296,11 +460,11 @@ class WebSocketWire:
                 log.warning("%s", error)
 
 
-async def _ping(socket: ClientConnection) -> None:
+async def _ping(socket: _Socket) -> None:
     """Until Asterisk answers no more: the socket is cut off then, without the handshake that nobody would answer."""
     while True:
         await asyncio.sleep(PING_EVERY_S)
-        pong = asyncio.create_task(_pong(socket))
+        pong = asyncio.create_task(socket.answers_ping())
         try:
             for _ in range(PONG_CHECKS):
                 await asyncio.wait([pong], timeout=PONG_CHECKED_EVERY_S)
@@ -308,16 +472,14 @@ async def _ping(socket: ClientConnection) -> None:
                     break
             else:
                 log.warning("Asterisk did not answer a ping within %.1f s", NOTICED_WITHIN_S - PING_EVERY_S)
-                socket.transport.abort()
+                socket.abort()
                 return
         finally:
             pong.cancel()
 
 
-async def _pong(socket: ClientConnection) -> None:
-    """Sends a ping, and waits for its answer or the link's end."""
-    with suppress(ConnectionClosed):
-        await (await socket.ping())
+def _nobody_s_news(message: _Message, data: bytes) -> None:
+    """A lane hears of nothing but its answers."""
 
 
 def _nobody(_: Any) -> None:

@@ -283,7 +283,7 @@ async def hold(asterisk: AriAsterisk) -> None:
 
 
 def cut_link(client: Any) -> None:
-    client._wire._fast.transport.abort()
+    client._wire._fast.abort()
 
 
 async def seconds(request: Awaitable[Any]) -> float:

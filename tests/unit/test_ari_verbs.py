@@ -13,7 +13,7 @@ import pytest
 from ari_app.ari import Client, verbs
 from ari_app.ari.errors import AriError
 from ari_app.ari.events import Bridge, Channel, LiveRecording, Playback, StoredRecording
-from ari_app.ari.generate import BLOCKING, RESOURCES
+from ari_app.ari.generate import BLOCKING, LONG, RESOURCES
 from tests.unit.ari_servers import ScriptedWire
 
 AWKWARD = "a/b c?d&e=#%~;1"
@@ -59,7 +59,7 @@ async def test_a_verb_asks_in_asterisk_s_terms(full_name: str, least: bool) -> N
     asked, query, _, blocking = wire.requests[-1]
     method, uri = asked.split(" ", 1)
     assert method in {"GET", "POST", "PUT", "DELETE"}
-    assert blocking == (full_name in BLOCKING)
+    assert blocking == (full_name in BLOCKING | LONG)
     segments = uri.split("/")
     assert segments[0] == resource
     assert all(segments)
