@@ -12,11 +12,11 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import cast
+from typing import Any, cast
 
 import uvloop
 from prometheus_client import CollectorRegistry
-from sqlalchemy import select
+from sqlalchemy import bindparam, exists, select
 
 from ari_app import notify, opening, store
 from ari_app import rules as desk_rules
@@ -42,7 +42,7 @@ from ari_app.instance import Instance
 from ari_app.ledger import Ledger
 from ari_app.line import Hotline
 from ari_app.prompts import Catalogue
-from ari_app.reception import Reception
+from ari_app.reception import TAKES_UP_WITHIN_S, Reception
 from ari_app.settings import Settings
 from ari_app.store import models
 from metrics.exporter import Exporter
@@ -118,7 +118,7 @@ async def control(settings: Settings, catalogue: Catalogue) -> None:
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # rules are read when all is open
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
-    notify.send(notify.status("starting"))
+    notify.send(notify.status("starting"), notify.patience(TAKES_UP_WITHIN_S))
     with only_controller(settings):
         async with hotline(settings, catalogue) as (house, vault, pending), asyncio.TaskGroup() as group:
             loop.add_signal_handler(signal.SIGHUP, reload, house.desk)
@@ -216,7 +216,9 @@ async def hotline(settings: Settings, catalogue: Catalogue) -> AsyncIterator[tup
     ledger = Ledger(
         engine, timed=metrics.database_writing, journal=settings.journal_dir, journal_mb=settings.ledger.journal_mb
     )
-    await ledger.open()
+    with ledger.patience():
+        await ledger.open()
+        agents = await ledger.look_up(lambda session: list(session.scalars(select(models.Agent.number))))
     desk = Desk(
         ledger, settings.queue, time.time, on_wrapped_up=metrics.handled, rules=book, zone=settings.zone,
         instance=settings.instance, on_mended=lambda duty: metrics.agent_mended(cast(MendedState, duty.value)),
@@ -226,7 +228,7 @@ async def hotline(settings: Settings, catalogue: Catalogue) -> AsyncIterator[tup
         watch=lambda verb, blocking, seconds, error: watch(metrics, blocking, seconds, error),
     )
     house = Hotline(settings, client, desk, ledger, catalogue, metrics, time.time, asyncio.Event())
-    metrics.register_agents(await ledger.look_up(lambda s: list(s.scalars(select(models.Agent.number)))))
+    metrics.register_agents(agents)
     pending = Pending()
     metrics.watch(
         calls_in_progress=lambda: len(client.mailboxes),
@@ -306,16 +308,23 @@ async def keep_recordings(house: Hotline, vault: Vault, pending: Pending) -> Non
         await asyncio.sleep(SWEEP_EVERY_S)
 
 
+_CALLS: Any = models.Call.__table__
+_COPIES: Any = models.Recording.__table__
+_KNOWN = select(
+    exists().where(_CALLS.c.id == bindparam("call")),
+    exists().where(_COPIES.c.call_id == bindparam("call"), _COPIES.c.store == bindparam("store")),
+)
+"""Whether a call is known, and that copy of its recording. Made once."""
+
+
 async def enter_recording(house: Hotline, told: Stored | Unstored) -> None:
     """A ledger row for one verified copy. Raises StoreUnavailable."""
     if isinstance(told, Unstored):
         log.error("recording of %s is not in %s yet: %s", told.call_id, told.store, told.reason)
         house.metrics.recording_failed(cast(RecordingStage, told.store))
         return
-    call, copy = select(models.Call.id), select(models.Recording.call_id)
-    call = call.where(models.Call.id == told.call_id)
-    copy = copy.where(models.Recording.call_id == told.call_id, models.Recording.store == told.store)
-    call_known, known = await house.ledger.ask(lambda s: (s.scalar(call) is not None, s.scalar(copy) is not None))
+    asked = {"call": told.call_id, "store": told.store}
+    call_known, known = await house.ledger.ask(lambda session: session.connection().execute(_KNOWN, asked).one())
     if not call_known:
         enter_unattended(house.ledger, house.metrics, told.call_id)
     row = models.Recording(

@@ -26,7 +26,7 @@ from datetime import UTC, tzinfo
 from math import inf
 from typing import Any, Protocol
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -795,7 +795,7 @@ class Desk:
             wrap_up_until=after.wrap_up_until, phone=after.phone, pause_code=after.pause_code, since=after.since,
         )  # fmt: skip
         try:
-            return await self._ledger.change(lambda session: _entered(session, change, before))
+            return await self._ledger.change(lambda connection: _entered(connection, change, before))
         except StoreUnavailable as error:
             log.warning("agent %s goes on from memory: %s", before.number, error)
             self._ledger.write(change)
@@ -911,9 +911,8 @@ _NOTED = insert(_STATES)
 """Made once: to make a statement takes longer than to execute it."""
 
 
-def _entered(session: Session, change: AgentChange, before: AgentNow) -> bool:
+def _entered(connection: Connection, change: AgentChange, before: AgentNow) -> bool:
     """False if the agent is no longer as `before`."""
-    connection = session.connection()
     values = {
         "of": change.agent, "was": before.duty.value, "was_call": before.call_id,
         "now_state": change.now, "now_state_since": change.since or change.at, "now_call_id": change.call_id,

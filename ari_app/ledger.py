@@ -15,7 +15,7 @@ import os
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -24,7 +24,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, update
 from sqlalchemy.exc import NotSupportedError, ProgrammingError, StatementError
 from sqlalchemy.orm import Session
 
@@ -55,9 +55,11 @@ T = TypeVar("T")
 RETRY_AFTER_S = 1.0
 ASK_WITHIN_S = 2.0
 """A question that is not answered in this time is given up, and takes no effect later."""
+STARTS_WITHIN_S = 10.0
+"""All questions of a start: of calls that are to be taken up nobody else can tell, and better late than never."""
 BATCH_ROWS = 500
 """Rows of one transaction, at most."""
-GATHERS_S = 0.2
+GATHERS_S = 0.5
 """Rows are in the journal at once, and in the database so much later unless somebody waits for them."""
 FULL_AT = 0.9
 WORTH_EMPTYING_BYTES = 1_000_000
@@ -153,6 +155,7 @@ class Ledger:
         self._gathering = False
         self._awaited = asyncio.Event()
         """Somebody waits for rows to be applied."""
+        self._patient_until = 0.0
         self._watchers: list[Callable[[Table | AgentChange], None]] = []
         self.refused_rows = 0
         """Rows that are not written down: the database would not have them, or there was no room."""
@@ -258,41 +261,63 @@ class Ledger:
         Raises StoreUnavailable when the database is away, after at most ASK_WITHIN_S. Nothing is changed then, unless
         the commit itself was under way: what a question changes must be recognisable when it is entered again.
         """
-        return await self._ask(question, self._thread, after_rows=True)
+        return await self._ask(self._in_a_session(question), self._thread, after_rows=True)
 
-    async def change(self, question: Callable[[Session], T]) -> T:
+    async def change(self, change: Callable[[Connection], T]) -> T:
         """Like `ask`, but rows that nobody waits for may be entered after it: only changes of agents go first.
 
         For one change of an agent's state, which no other row tells of.
         """
         changes_wait = bool(self._rows) and self._rows[0][0] <= self._last_change
         after_rows = changes_wait or self._retry is not None or self._away
-        return await self._ask(question, self._thread, after_rows=after_rows)
+
+        def answer(go_on: Callable[[], None]) -> T:
+            with self._timed(), store.transaction(self._engine) as connection:
+                go_on()
+                found = change(connection)
+                go_on()
+                return found
+
+        return await self._ask(answer, self._thread, after_rows=after_rows)
+
+    @contextlib.contextmanager
+    def patience(self) -> Iterator[None]:
+        """The questions of this block may take STARTS_WITHIN_S together: calls may leave them little processor."""
+        self._patient_until = asyncio.get_running_loop().time() + STARTS_WITHIN_S
+        try:
+            yield
+        finally:
+            self._patient_until = 0.0
 
     async def look_up(self, question: Callable[[Session], T]) -> T:
         """Like `ask`, but even while rows wait or cannot be entered: for what no row of the ledger tells, such as cases
         and PINs. It must not change anything.
         """
-        return await self._ask(question, self._reader, after_rows=False)
+        return await self._ask(self._in_a_session(question), self._reader, after_rows=False)
 
-    async def _ask(self, question: Callable[[Session], T], thread: Executor, *, after_rows: bool) -> T:
-        given_up = threading.Event()
-
-        def answer() -> T:
+    def _in_a_session(self, question: Callable[[Session], T]) -> Callable[[Callable[[], None]], T]:
+        def answer(go_on: Callable[[], None]) -> T:
             with self._timed(), store.session(self._engine) as session:
-                _go_on_unless(given_up)
+                go_on()
                 found = question(session)
                 session.flush()
-                _go_on_unless(given_up)
+                go_on()
                 return found
 
+        return answer
+
+    async def _ask(self, answer: Callable[[Callable[[], None]], T], thread: Executor, *, after_rows: bool) -> T:
+        """`answer` is told what to call before it takes effect: it raises StoreUnavailable if nobody waits any more."""
+        given_up = threading.Event()
+        within_s = max(ASK_WITHIN_S, self._patient_until - asyncio.get_running_loop().time())
+        go_on = partial(_go_on_unless, given_up)
         try:
-            async with asyncio.timeout(ASK_WITHIN_S):
+            async with asyncio.timeout(within_s):
                 if after_rows:
                     await self._all_applied()
-                return await asyncio.get_running_loop().run_in_executor(thread, answer)
+                return await asyncio.get_running_loop().run_in_executor(thread, answer, go_on)
         except TimeoutError:
-            raise StoreUnavailable(f"The database did not answer in {ASK_WITHIN_S:g} s.") from None
+            raise StoreUnavailable(f"The database did not answer in {within_s:.3g} s.") from None
         finally:
             given_up.set()
 
@@ -497,19 +522,21 @@ class Ledger:
             self._refuse(record, type(error).__name__)
         else:
             return
-        with self._timed(), store.session(self._engine) as session:
-            _advance(session, name, record.n)
+        with self._timed(), store.transaction(self._engine) as connection:
+            _advance(connection, name, record.n)
 
     def _enter(self, name: str, records: list[Record]) -> None:
-        with self._timed(), store.session(self._engine) as session:
-            applied = _advance(session, name, records[-1].n)
+        with self._timed(), store.transaction(self._engine) as connection:
+            applied = _advance(connection, name, records[-1].n)
             fresh = (record for record in records if record.n > applied)
             for (kind, _names), alike in groupby(fresh, lambda record: (record.kind, tuple(record.values))):
                 if kind == AGENT_CHANGE:
-                    for record in alike:
-                        _enter_change(session, AgentChange(**record.values))
+                    with Session(connection) as session:
+                        for record in alike:
+                            _enter_change(session, AgentChange(**record.values))
+                        session.flush()
                 else:
-                    session.connection().execute(insert(_TABLES[kind]), [record.values for record in alike])
+                    connection.execute(_INSERTS[kind], [record.values for record in alike])
 
     def _refuse(self, record: Record, reason: str) -> None:
         self.refused_rows += 1
@@ -518,8 +545,8 @@ class Ledger:
 
     def _forget(self, name: str) -> None:
         """Nothing will be applied from journal `name` any more."""
-        with self._timed(), store.session(self._engine) as session:
-            session.execute(delete(models.Journal).where(models.Journal.id == name))
+        with self._timed(), store.transaction(self._engine) as connection:
+            connection.execute(delete(_JOURNALS).where(_JOURNALS.c.id == name))
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -529,8 +556,10 @@ AGENT_CHANGE = "agent change"
 _JOURNALS: Any = models.Journal.__table__
 _HOW_FAR = select(_JOURNALS.c.applied).where(_JOURNALS.c.id == bindparam("journal")).with_for_update()
 _SO_FAR = update(_JOURNALS).where(_JOURNALS.c.id == bindparam("journal")).values(applied=bindparam("n"))
-"""Made once: to make a statement takes longer than to execute it."""
+_FIRST = insert(_JOURNALS)
 _TABLES: dict[str, Any] = {table.__tablename__: table.__table__ for table in models.LEDGER}
+_INSERTS: dict[str, Any] = {name: insert(table) for name, table in _TABLES.items()}
+"""Made once: to make a statement takes longer than to execute it."""
 _MODELS: dict[str, Any] = {table.__tablename__: table for table in models.LEDGER}
 
 
@@ -565,12 +594,11 @@ def _first_line(error: StatementError) -> str:
     return str(error.orig).partition("\n")[0]
 
 
-def _advance(session: Session, name: str, n: int) -> int:
+def _advance(connection: Connection, name: str, n: int) -> int:
     """Says that journal `name` is applied up to `n` as soon as this transaction is; how far it was before."""
-    connection = session.connection()
     applied: int | None = connection.scalar(_HOW_FAR, {"journal": name})
     if applied is None:
-        connection.execute(insert(_JOURNALS), {"id": name, "applied": n})
+        connection.execute(_FIRST, {"id": name, "applied": n})
     elif applied < n:
         connection.execute(_SO_FAR, {"journal": name, "n": n})
     return applied or 0

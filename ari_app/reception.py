@@ -47,6 +47,8 @@ PARTED_AFTER_S = (0.0, 10.0, 60.0, 600.0)
 """Before the first, second … try to send its caller away; the last one goes on for ever."""
 READS_A_MB_WITHIN_S = 3.0
 """Of the journal, all who read it at the start: four times 0.2 s on an idle machine."""
+TAKES_UP_WITHIN_S, TAKES_UP_A_CALL_WITHIN_S = 15.0, 0.1
+"""Asked of whoever started us. 500 calls with music, which left nothing of the machine's processor, took 12 s."""
 NOT_UP = 412
 """What a channel answers that is not answered itself."""
 LOOK_EVERY_S = 10.0
@@ -75,6 +77,7 @@ class Reception:
         self.calls: dict[str, Call] = {}
         self.case_calls = CaseCalls(hotline, self.place)
         self.dispositions = Dispositions(hotline)
+        self._taken_up = 0
         self.ready = asyncio.Event()
         """Set once every call of an earlier controller is taken up or closed."""
         self._left_open: dict[str, _Left] = {}
@@ -103,8 +106,7 @@ class Reception:
             self._group.create_task(self._take_up_callbacks(), name="callbacks")
             self._group.create_task(self._hotline.callbacks.run(), name="calling back")
             while True:
-                arrival = await self._hotline.client.arrivals.get()
-                self._group.create_task(self._receive(arrival), name=f"call {arrival.event.channel.id}")
+                self._receive(await self._hotline.client.arrivals.get())
 
     def _beside(self, work: Coroutine[object, object, None]) -> None:
         async def unharmed() -> None:
@@ -128,20 +130,26 @@ class Reception:
 
     # ------------------------------------------------------------ arrivals
 
-    async def _receive(self, arrival: Arrival) -> None:
-        try:
-            await self._welcome(arrival)
-        except Exception:  # whatever it was, the neighbours' calls go on
-            log.exception("channel %s: broken", arrival.event.channel.id)
+    def _receive(self, arrival: Arrival) -> None:
+        id = arrival.event.channel.id
+        self._group.create_task(self._welcome(id, [arrival]), name=f"call {id}")
 
-    async def _welcome(self, arrival: Arrival) -> None:
-        channel, kind = arrival.event.channel, (*arrival.event.args, "")[0]
-        house = self._hotline
-        await house.linked.wait()
+    async def _welcome(self, id: str, arrived: list[Arrival]) -> None:
+        """Of the one who `arrived`. A call's task does not hold the arrival, which takes a tenth of its memory."""
+        try:
+            await self._hotline.linked.wait()
+            kind = (*arrived[0].event.args, "")[0]
+            if kind == "inbound" and not self._draining and not self._hotline.ledger.full:
+                await self._serve(self._call_of(arrived.pop()))
+            else:
+                await self._welcome_no_call(arrived.pop(), kind)
+        except Exception:  # whatever it was, the neighbours' calls go on
+            log.exception("channel %s: broken", id)
+
+    async def _welcome_no_call(self, arrival: Arrival, kind: str) -> None:
+        channel, house = arrival.event.channel, self._hotline
         agent = agent_of(channel.name)
-        if kind == "inbound" and not self._draining and not house.ledger.full:
-            await self._take_call(arrival)
-        elif kind == "feature" and agent is not None:
+        if kind == "feature" and agent is not None:
             await FeatureCall(
                 house.settings, house.client, house.desk, house.catalogue, house.metrics,
                 channel.id, arrival.mailbox, agent, (*arrival.event.args, "", "")[1],
@@ -152,7 +160,7 @@ class Reception:
             log.warning("channel %s (%s) is not taken: sent away", channel.id, kind or "no kind")
             await self._send_away(channel.id, a_caller=kind in ("inbound", "context"))
 
-    async def _take_call(self, arrival: Arrival) -> None:
+    def _call_of(self, arrival: Arrival) -> Call:
         channel = arrival.event.channel
         house = self._hotline
         number = normalise_number(channel.caller.number)
@@ -163,7 +171,7 @@ class Reception:
             language=house.desk.language_of(called), picked_up=channel.state == "Up",
         )  # fmt: skip
         house.ledger.write(models.Call(id=channel.id, caller_number=number, called_number=called, at=call.began))
-        await self._serve(call)
+        return call
 
     async def _serve(self, call: Call) -> None:
         self.calls[call.id] = call
@@ -201,14 +209,16 @@ class Reception:
         client runs: no event may come before. Raises StoreUnavailable.
         """
         house = self._hotline
-        notify.send(notify.patience(READS_A_MB_WITHIN_S * megabytes(house.settings.journal_dir)))
+        notify.send(notify.patience(TAKES_UP_WITHIN_S + READS_A_MB_WITHIN_S * megabytes(house.settings.journal_dir)))
         waiting = [row for row in house.ledger.waiting() if isinstance(row, models.Table)]
-        found = await house.ledger.look_up(lambda session: left_open(session, house.settings.instance, waiting))
-        self._left_open = {past.call.id: _Left(past, house.client.mailboxes.open(past.call.id)) for past in found}
-        self._not_closed |= self._left_open.keys()
-        await self.leading.end_what_was_left()
-        await house.desk.open(self._left_open)
-        await house.callbacks.open(set(self._left_open))
+        with house.ledger.patience():
+            found = await house.ledger.look_up(lambda session: left_open(session, house.settings.instance, waiting))
+            notify.send(notify.patience(TAKES_UP_WITHIN_S + TAKES_UP_A_CALL_WITHIN_S * len(found)))
+            self._left_open = {past.call.id: _Left(past, house.client.mailboxes.open(past.call.id)) for past in found}
+            self._not_closed |= self._left_open.keys()
+            await self.leading.end_what_was_left()
+            await house.desk.open(self._left_open)
+            await house.callbacks.open(set(self._left_open))
 
     async def _adopt(self, now: Snapshot) -> None:
         count = len(self._left_open)
@@ -221,7 +231,7 @@ class Reception:
             await self._adopt_all(fresh)
         self._hotline.desk.all_are_back()
         if count:
-            log.info("%d calls of an earlier controller are taken up", count)
+            log.info("%d calls of an earlier controller are taken up", self._taken_up)
         self.ready.set()
         if not self._draining and self._hotline.settings.trunk.outbound:
             self._hotline.callbacks.go(self.place)
@@ -271,6 +281,7 @@ class Reception:
         else:
             self.calls[call_id] = call
             self._hotline.metrics.call_adopted()
+            self._taken_up += 1
             self._group.create_task(self._serve(call), name=f"call {call_id}")
             del self._left_open[call_id]
 

@@ -15,14 +15,14 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import StaticPool
 
 from ari_app.errors import StoreUnavailable
 
-__all__ = ["check_version", "migrate", "open_engine", "session"]
+__all__ = ["check_version", "migrate", "open_engine", "session", "transaction"]
 
 
 SQLITE_LOCK_S = 1.0
@@ -89,14 +89,27 @@ def session(engine: Engine) -> Iterator[Session]:
 
     Raises StoreUnavailable when the database is away.
     """
-    with Session(engine, expire_on_commit=False) as opened:
-        try:
-            yield opened
-            opened.commit()
-        except DBAPIError as error:
-            if isinstance(error, OperationalError | InterfaceError | InternalError) or error.connection_invalidated:
-                raise StoreUnavailable(f"The database cannot be used: {error.orig}") from error
-            raise
+    with _told_apart(), Session(engine, expire_on_commit=False) as opened:
+        yield opened
+        opened.commit()
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """The same without a session, for statements that are made once: it takes less than half as long."""
+    with _told_apart(), engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    """A database that is away from one that refuses."""
+    try:
+        yield
+    except DBAPIError as error:
+        if isinstance(error, OperationalError | InterfaceError | InternalError) or error.connection_invalidated:
+            raise StoreUnavailable(f"The database cannot be used: {error.orig}") from error
+        raise
 
 
 def _alembic(engine: Engine) -> Config:

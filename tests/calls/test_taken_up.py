@@ -431,7 +431,16 @@ async def test_a_journal_that_takes_long_to_read_is_given_its_time_by_the_superv
         said: list[str] = []
         monkeypatch.setattr("ari_app.notify.send", lambda *lines: said.extend(lines))
         await restarts(hotline)
-        assert said == ["EXTEND_TIMEOUT_USEC=6000000"]
+        assert said == ["EXTEND_TIMEOUT_USEC=21000000", "EXTEND_TIMEOUT_USEC=15000000"]
+
+
+async def test_a_takeover_of_many_calls_is_given_its_time_by_the_supervisor(hotline, monkeypatch):
+    for n in range(3):
+        await reach(hotline, State.PARTY_NAME, from_=f"1380000000{n}")
+    said: list[str] = []
+    monkeypatch.setattr("ari_app.notify.send", lambda *lines: said.extend(lines))
+    await restarts(hotline)
+    assert said[-1] == "EXTEND_TIMEOUT_USEC=15300000"
 
 
 async def test_a_call_that_breaks_at_its_end_leaves_the_others_alone(hotline):
