@@ -317,7 +317,7 @@ class Call:
 
     async def _do_all(self, actions: tuple[Do, ...]) -> None:
         words: list[str] = []
-        for do in actions:
+        for do in sorted(actions, key=lambda do: do is not Do.JOIN_QUEUE):  # an agent is sought while it is said
             if do in (Do.ASK, Do.LISTEN, Do.OFFER_OWN_NUMBER, Do.OFFER_RATING):
                 self.pad = pad_of(self.progress.state)
             said = self.words(do)
@@ -509,11 +509,13 @@ class Call:
             return None
         self.line.clear("first-key", "next-key")
         state = self.progress.state
-        if state in QUESTIONS or key in self.pad.choices or (key == "0" and (state, Heard.WANTS_A_PERSON) in SOP):
+        may_stop_it = state in QUESTIONS or key in self.pad.choices
+        may_stop_it |= key == "0" and (state, Heard.WANTS_A_PERSON) in SOP
+        keyed = self.pad.press(key)
+        if may_stop_it and not self._goes_to_the_desk(keyed):
             await self._through(self.voice.hush)
             if self.talk.bridge is None:
                 await self._through(self.voice.keep_silence)
-        keyed = self.pad.press(key)
         if keyed is None:
             if self.pad.keys:
                 quick = min(2.0, self.hotline.settings.keypad.between_digits_s)
@@ -522,6 +524,14 @@ class Call:
                 )
             return None
         return await self._keyed(keyed)
+
+    def _goes_to_the_desk(self, keyed: Keyed | None) -> bool:
+        """Then the next words, in the same moment, stop what is being said, and an agent is sought before them."""
+        state = self.progress.state
+        if self.pad is None or keyed not in (Keyed.CHOICE, Keyed.PERSON):
+            return False
+        heard = MENUS[state][self.pad.keys] if keyed is Keyed.CHOICE else KEYED[keyed]
+        return step(self.progress, heard)[1] == (Do.ADMIT,)
 
     async def _keyed(self, keyed: Keyed) -> Heard:
         state = self.progress.state
@@ -1004,7 +1014,7 @@ class Call:
             await self.hotline.client.channels.continueInDialplan(
                 channelId=self.id, context=context, extension=extension, priority=priority
             )
-        except AriError as error:
+        except Exception as error:  # its end is to be written down, whatever it was
             log.error("call %s: cannot be handed to the fallback: %s", self.id, error)
 
     async def _close(self) -> None:
