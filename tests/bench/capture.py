@@ -209,7 +209,9 @@ class _Watcher:
         elif message.method == "INVITE" and 200 <= message.code < 300 and leg.answered_at is None:
             leg.answered_at = packet.at
             if caller is not None:
-                self._caller_at[_audio_port(message)] = caller
+                port = _audio_port(message)
+                self._caller_at[port] = caller
+                self._pressing.pop(port, None)  # an earlier call's: sipp gives every call's key the same time
         elif message.method == "BYE" and not message.code and leg.ended_at is None:
             leg.ended_at = packet.at
 

@@ -207,6 +207,7 @@ class Floor:
             calling.cancel()
             await asyncio.wait([calling])
             await self._clear_away()
+            self.flow.errors()  # of all calls ended at once, which nobody measures
 
     def _meter(self) -> Meter:
         return Meter(self.flow.asterisk_pid, self.flow.controller_pid, self.flow.agi_pid)

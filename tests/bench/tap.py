@@ -25,6 +25,8 @@ KEYS_AT = 101
 """RTP payload type of keys, as in the phones' SDP."""
 
 ETHERTYPE_IP = 0x0800
+EVERY_TYPE = 3
+"""A tap for one type alone is told of a packet after the one whom it is for, who may have answered by then."""
 SLOT_BYTES, BLOCK_BYTES, BLOCKS = 2048, 1 << 16, 1024
 """Of the ring: 64 MB, several seconds of the heaviest traffic there is."""
 LARGEST = SLOT_BYTES
@@ -40,7 +42,7 @@ PACKET_TYPE = 0xFFFFF000 + 4
 
 LOAD_WORD, LOAD_HALF, LOAD_BYTE, EQUALS, AND, RETURN = 0x20, 0x28, 0x30, 0x15, 0x54, 0x06
 UDP = 17
-IP_AT, UDP_AT = 14, 34
+TYPE_AT, IP_AT, UDP_AT = 12, 14, 34
 """Of a frame without IP options: the phones and Asterisk send none."""
 
 Instruction = tuple[int, int, int, int]
@@ -49,20 +51,18 @@ Instruction = tuple[int, int, int, int]
 
 def instructions(*, audio: bool) -> list[Instruction]:
     """A filter for SIP and keys; with `audio` for all UDP. On loopback each packet passes twice: out, then in."""
-    if audio:
-        return [
-            (LOAD_WORD, 0, 0, PACKET_TYPE),
-            (EQUALS, 3, 0, PACKET_OUTGOING),
-            (LOAD_BYTE, 0, 0, IP_AT + 9),
-            (EQUALS, 0, 1, UDP),
-            (RETURN, 0, 0, LARGEST),
-            (RETURN, 0, 0, 0),
-        ]
-    return [
+    begin = [
         (LOAD_WORD, 0, 0, PACKET_TYPE),
-        (EQUALS, 11, 0, PACKET_OUTGOING),
+        (EQUALS, 5 if audio else 11, 0, PACKET_OUTGOING),
+        (LOAD_HALF, 0, 0, TYPE_AT),
+        (EQUALS, 0, 3 if audio else 9, ETHERTYPE_IP),
         (LOAD_BYTE, 0, 0, IP_AT + 9),
-        (EQUALS, 0, 9, UDP),
+    ]
+    if audio:
+        return [*begin, (EQUALS, 0, 1, UDP), (RETURN, 0, 0, LARGEST), (RETURN, 0, 0, 0)]
+    return [
+        *begin,
+        (EQUALS, 0, 7, UDP),
         (LOAD_HALF, 0, 0, UDP_AT),
         (EQUALS, 6, 0, SIP_PORT),
         (LOAD_HALF, 0, 0, UDP_AT + 2),
@@ -72,7 +72,6 @@ def instructions(*, audio: bool) -> list[Instruction]:
         (EQUALS, 1, 0, KEYS_AT),
         (RETURN, 0, 0, 0),
         (RETURN, 0, 0, LARGEST),
-        (RETURN, 0, 0, 0),
     ]
 
 
@@ -91,7 +90,7 @@ class Tap:
         self.socket.setsockopt(SOL_PACKET, PACKET_RX_RING, struct.pack("IIII", BLOCK_BYTES, BLOCKS, SLOT_BYTES, slots))
         self._ring = mmap.mmap(self.socket.fileno(), BLOCK_BYTES * BLOCKS)
         self._at = 0
-        self.socket.bind(("lo", ETHERTYPE_IP))  # only now do packets come
+        self.socket.bind(("lo", EVERY_TYPE))  # only now do packets come
 
     def take(self) -> Iterator[tuple[float, bytes]]:
         """The frames that are there, each with its moment in Unix seconds."""

@@ -73,6 +73,13 @@ def served(
     ]
 
 
+def test_a_key_counts_though_an_earlier_call_at_the_same_port_of_asterisks_had_the_same_one() -> None:
+    first, second = "15490000001", "15490010001"  # by their last four digits they share a port
+    seen = watch([*served(first, 100.0), *served(second, 200.0)], PLACES)
+    assert seen.failed([first, second]) == {}
+    assert seen.callers[second].keyed_at == pytest.approx(200.8)
+
+
 def test_each_latency_of_a_call_that_was_served() -> None:
     seen = watch(served("15490000001", 100.0), PLACES)
     assert seen.answer_s() == [pytest.approx(0.002)]

@@ -239,6 +239,13 @@ def test_a_restart_after_which_calls_are_missing_has_no_figure(floor: Floor, hot
     assert outcome(run["restart"]) == (100, 1, {"not taken up": 1})
 
 
+def test_what_is_logged_when_all_who_wait_are_ended_at_once_is_nobody_s(floor: Floor, hotline: Hotline) -> None:
+    hotline.channels = hotline.takes_up = 100
+    hotline.logs_at_its_end = ["12:00:00 ERROR overloaded"]
+    assert asyncio.run(floor.waiting(100, 100_000.0))["failed"] == 0
+    assert hotline.log == []
+
+
 def test_where_nobody_waits_nothing_is_restarted(floor: Floor) -> None:
     run = asyncio.run(floor.waiting(100, 100_000.0))
     assert outcome(run) == (100, 100, {"not waiting": 100})
