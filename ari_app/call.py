@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -90,6 +90,8 @@ SHUTDOWN_S = 20.0
 SENT_OUT = (State.FETCHING_CONTEXT, State.NOT_REACHED)
 """States in which we have sent the line out of whatever bridge it was in: to the dialplan, or away."""
 RELINK_AGAIN_S = 0.2
+BEGUN = object()
+"""Tells a call that the words it asked for beside are being said, or cannot be."""
 TIMEOUTS = 3
 """A request that is not answered so often, 5 s each, breaks its call."""
 SECOND_AGAIN_S = 1.0
@@ -148,9 +150,9 @@ class Resync:
 
 @dataclass(frozen=True)
 class SecondReserved:
-    """`agent` of the second line is reserved for this call."""
+    """An agent of the second line is reserved for this call."""
 
-    agent: str
+    by: Reserved
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class SecondInbox:
     inbox: Mailbox
 
     def put(self, event: object) -> None:
-        self.inbox.put(SecondReserved(event.agent) if isinstance(event, Reserved) else event)
+        self.inbox.put(SecondReserved(event) if isinstance(event, Reserved) else event)
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,8 @@ class Call:
         """The answer was not only decided on: Asterisk gave it, to this controller."""
         self.ended_at: float | None = None
         """When it was over, if not now."""
-        self._reserved: str | None = None
+        self._reserved: Reserved | None = None
+        """Of whom the step tells that is taken now."""
         self._shut_down_at: float | None = None
         """When Asterisk, which is being stopped, hung everybody up."""
         self._deaf_until = 0.0
@@ -233,6 +236,10 @@ class Call:
         self._entered: tuple[Element, str] | None = None
         self._late = 0
         self._afterwards: list[Heard | TakeOver | TransferTo] = []
+        self._beginning: asyncio.Task[None] | None = None
+        """Asks Asterisk for words while an agent is sought."""
+        self._overtaken: list[object] = []
+        """What came meanwhile."""
 
     # ================================================================ the loop
 
@@ -245,17 +252,19 @@ class Call:
             if not self.adopted:
                 await self._begin()
             while self.progress.state is not State.ENDED:
-                event = await self.inbox.get()
+                event = await self._next()
                 heard = await self._hear(event) if self._tells_of_the_caller(event) else None
                 if heard is not None:
                     at, self._happened_at = self._happened_at, None
                     await self.take(heard, at)
         except asyncio.CancelledError:
+            self._stop_beginning()
             self.line.clear_all()
             self.inbox.close()
             raise
         except Exception:
             log.exception("call %s: broken in %s", self.id, self.progress.state.name)
+            self._stop_beginning()
             self.outcome = "broken"
             await self._apologise()
         await self._close()
@@ -308,8 +317,8 @@ class Call:
 
     def _agent_concerned(self) -> str | None:
         """The one for whom this step is: reserved for the call, sought by it or talking in it."""
-        there = self.talk.second or self.talk.offer
-        return self._reserved or (there.agent if there else None)
+        there = self._reserved or self.talk.second or self.talk.offer
+        return there.agent if there else None
 
     def _bill(self, state: State, until: float) -> list[models.TalkTime]:
         """What was talked in `state`, which is left now."""
@@ -325,11 +334,42 @@ class Call:
                 words += said
                 continue
             if words:
-                await self._through(partial(self._say, tuple(words)))
+                await self._through(self._saying(words))
                 words = []
             await self._through(self._doing(do))
-        if words:
-            await self._through(partial(self._say, tuple(words)))
+        if words and Do.JOIN_QUEUE in actions:
+            self._beginning = asyncio.create_task(self._through(self._saying(words)), name=f"{self.id}: words")
+            self._beginning.add_done_callback(lambda _: self.inbox.put(BEGUN))
+        elif words:
+            await self._through(self._saying(words))
+
+    def _saying(self, words: Iterable[str]) -> Callable[[], Awaitable[None]]:
+        return partial(self._say, tuple(words), self.voice.row)
+
+    async def _next(self) -> object:
+        """The next event. While the words with which the call waits are being asked for, an agent and the phone
+        overtake what else comes: they neither wait for words to begin, nor stop them. Raises as the words do.
+        """
+        while True:
+            if self._beginning is None and self._overtaken:
+                return self._overtaken.pop(0)
+            event = await self.inbox.get()
+            if event is BEGUN:
+                if self._beginning is not None and self._beginning.done():
+                    beginning, self._beginning = self._beginning, None
+                    await beginning
+            elif self._beginning is None or self._is_of_the_offer(event):
+                return event
+            else:
+                self._overtaken.append(event)
+
+    def _is_of_the_offer(self, event: object) -> bool:
+        return isinstance(event, Reserved) or (isinstance(event, events.StasisStart) and event.channel.id != self.id)
+
+    def _stop_beginning(self) -> None:
+        if self._beginning is not None:
+            self._beginning.cancel()
+            self._beginning = None
 
     def _doing(self, do: Do) -> Callable[[], Awaitable[None]]:
         return partial(DOING[do], self)
@@ -375,17 +415,16 @@ class Call:
                 return await self._torn() if self.line.is_due(event) else None
             case Due(name):
                 return await self._due(name) if self.line.is_due(event) else None
-            case SecondReserved(agent):
+            case SecondReserved(by):
                 if self.progress.state in SEEKING and self.talk.second is None:
-                    self._reserved = agent
+                    self._reserved = by
                     return Heard.AGENT_RESERVED
-                await self.hotline.desk.withdraw(second_name(self.id), agent)
-            case Reserved(agent):
-                self._reserved = agent
+                await self.hotline.desk.withdraw(second_name(self.id), by.agent)
+            case Reserved():
                 if self.progress.state is State.WAITING:
+                    self._reserved = event
                     return Heard.AGENT_RESERVED
-                self._reserved = None
-                await self.hotline.desk.withdraw(self.id, agent)
+                await self.hotline.desk.withdraw(self.id, event.agent)
             case TakeOver():
                 return await self._taken_over(event)
             case TransferTo(to):
@@ -583,7 +622,7 @@ class Call:
             return None
         if not await self.hotline.desk.take(to, second_name(self.id)):
             return Heard.TRANSFER_NOT_POSSIBLE
-        self._reserved = to
+        self._reserved = Reserved(to)
         return Heard.TRANSFER_TO_AGENT
 
     def _unless_disclaiming(self, heard: Heard) -> Heard | None:
@@ -790,7 +829,7 @@ class Call:
             if longest_s > 0:
                 self.line.within("longest", longest_s)
             offered = self.talk.offer is not None
-            self.hotline.desk.join(self.id, place_since, self.inbox, wants=self._wants(), offered=offered)
+            self.hotline.desk.join(self.id, place_since, self.inbox, wants=self._wants(), offered=offered, early=True)
 
     def _wants(self) -> Wants:
         """Of the desk."""
@@ -812,7 +851,7 @@ class Call:
         """Read back; a caller whom we cannot call there is asked for another."""
         words = self.callmeback.words(self.person)
         if words:
-            await self._say(words)
+            await self._saying(words)()
         else:
             self.inbox.put(Heard.NO_NUMBER_TO_OFFER)
 
@@ -853,9 +892,9 @@ class Call:
     # ---------------------------------------------------------------- the agent
 
     async def _ring_agent(self) -> None:
-        agent, self._reserved = self._reserved, None
-        if agent is not None:
-            await self.talk.ring(agent, self._display(), self.number or "anonymous")
+        by, self._reserved = self._reserved, None
+        if by is not None:
+            await self.talk.ring(by, self._display(), self.number or "anonymous")
 
     async def _cancel_offer(self) -> None:
         await self.talk.cancel()
@@ -915,9 +954,8 @@ class Call:
             return
         rules = self.hotline.desk.rules.now
         if self.talk.second is None:
-            self.hotline.desk.join(
-                second_name(self.id), since, SecondInbox(self.inbox), wants=Wants(line="second_line", need=self._need())
-            )
+            wants = Wants(line="second_line", need=self._need())
+            self.hotline.desk.join(second_name(self.id), since, SecondInbox(self.inbox), wants=wants, early=True)
         self.line.within("second", since + rules.second_line.target_wait_s - self.hotline.clock())
 
     def _need(self) -> str | None:
@@ -935,9 +973,9 @@ class Call:
         self.line.clear("second")
 
     async def _ring_second(self) -> None:
-        agent, self._reserved = self._reserved, None
-        if agent is not None:
-            await self.talk.ring_second(agent, self._display(), self.number or "anonymous")
+        by, self._reserved = self._reserved, None
+        if by is not None:
+            await self.talk.ring_second(by, self._display(), self.number or "anonymous")
 
     async def _cancel_second(self) -> None:
         await self.talk.cancel_second()
@@ -1157,11 +1195,11 @@ class Call:
                 return (opening, is_it) if is_it else (opening,)
         return None
 
-    async def _say(self, prompts: tuple[str, ...]) -> None:
-        """To the caller, or to both while they talk."""
+    async def _say(self, prompts: tuple[str, ...], row: int) -> None:
+        """To the caller, or to both while they talk; of step `row`."""
         bridge = self.talk.bridge if self.talk.hears_the_talk else None  # also when the agent has left
         both = bridge is not None and self.talk.offer is not None
-        await self.voice.say(prompts, bridge, "both" if both else "caller")
+        await self.voice.say(prompts, bridge, "both" if both else "caller", row=row)
 
     # ================================================================ small things
 

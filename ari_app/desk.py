@@ -69,6 +69,8 @@ AGAIN_AFTER_S = 1.0
 DECIDED_ANEW = 3
 """So often news is taken to the table, when another desk changes the agent in the same moment."""
 ALLOWANCE_AGAIN_S = 10.0
+FREES = (What.TALK_ENDED, What.OFFER_WITHDRAWN, What.WRAP_UP_OVER)
+"""News of the usual ends of a call."""
 SETTLES_S = 5.0
 """What is younger than this the watchdog leaves alone: the news that ends it may be on its way."""
 
@@ -95,6 +97,10 @@ class Reserved:
     """Tells a waiting call that `agent` is reserved for it."""
 
     agent: str
+    stands: asyncio.Future[bool] | None = None
+    """Told early, while that is being written down: whether it stands. Until then the phone's channel may be made, but
+    no phone may ring. None: it stands.
+    """
 
 
 class Clock(Protocol):
@@ -257,13 +263,15 @@ class Desk:
         wants: Wants | None = None,
         offered: bool = False,
         who: WhoWaits | None = None,
+        early: bool = False,
     ) -> None:
         """`call_id` waits since `since` for what it `wants`; a Reserved will arrive in `inbox`, unless it is `offered`
         to an agent now. Joining again changes what it wants and keeps the place. `who`: told by the name, if not said.
+        `early`: the Reserved may be one that does not stand yet; if it never will, the call must join again.
         """
         if who is None:
             who = WhoWaits.CALLER if call_of(call_id) == call_id else WhoWaits.SECOND_LINE
-        self._room.join(call_id, since, inbox, wants, offered, who)
+        self._room.join(call_id, since, inbox, wants, offered, who, early)
         if not offered:
             self._match_soon()
         self._tell(call_id)
@@ -330,7 +338,10 @@ class Desk:
         if agent is None or place is None or not (pulled or self._can_be_rung(agent)):
             return False
         at, row = self._clock(), self._changes.next()
-        if not await self._hears(number, News(What.PULLS if pulled else What.IS_OFFERED, at, call_id)):
+        offer = News(What.PULLS if pulled else What.IS_OFFERED, at, call_id)
+        if place.early and not pulled:
+            return await self._reserve_early(number, place, offer, row)
+        if not await self._hears(number, offer):
             return False
         place = self._room.places.get(call_id)
         if place is None:
@@ -339,6 +350,27 @@ class Desk:
         self._room.offered(call_id, number, at, row, pulled=pulled)
         self._tell(call_id)
         place.inbox.put(Reserved(number))
+        return True
+
+    async def _reserve_early(self, number: str, place: Place, offer: News, row: int) -> bool:
+        """The same for a call that hears of it at once. Who finds that it does not stand joins again; not too soon."""
+        loop, call_id = asyncio.get_running_loop(), place.call.call_id
+        stands: asyncio.Future[bool] = loop.create_future()
+        place.inbox.put(Reserved(number, stands))
+        reserved = False
+        try:
+            reserved = await self._hears(number, offer) is not None
+        finally:
+            if not reserved:
+                self._room.set_aside(call_id)
+                loop.call_later(STUCK_AGAIN_S, _settle, stands, False)
+        if reserved:
+            if call_id in self._room.places:
+                self._room.offered(call_id, number, offer.at, row)
+                self._tell(call_id)
+            else:  # it left meanwhile
+                await self._hears(number, News(What.OFFER_WITHDRAWN, self._clock(), call_id, reason="caller left"))
+            _settle(stands, call_id in self._room.places)
         return True
 
     async def take(self, number: str, held_for: str) -> bool:
@@ -760,7 +792,8 @@ class Desk:
         """Takes `news` to the table and writes down what comes of it, in the database and here. The agent as before; or
         None if nothing changed. Raises FeatureRefused.
 
-        While the database is away it is set here, and in the journal for the database to hear later.
+        While the database is away it is set here, and in the journal for the database to hear later. Whoever has done
+        with a call is free before that is written down: the next caller is found meanwhile, and reserved after it.
         """
         async with self._changing[number]:
             for _ in range(DECIDED_ANEW):
@@ -772,7 +805,9 @@ class Desk:
                     raise FeatureRefused(after.prompt)
                 if after == before:
                     return None
-                if await self._enter(before, after, news):
+                with self._free_at_once(before, after, news):
+                    entered = await self._enter(before, after, news)
+                if entered:
                     break
                 await self._look_again(number)
             else:
@@ -783,9 +818,23 @@ class Desk:
         if before.duty is Duty.WRAP_UP and after.duty is not Duty.WRAP_UP:
             self._wrapped_up(before)
         self._tell(after)
-        if after.duty is Duty.IDLE:
+        if after.duty is Duty.IDLE and news.what not in FREES:
             self._match_soon()
         return before
+
+    @contextmanager
+    def _free_at_once(self, before: AgentNow, after: AgentNow, news: News) -> Iterator[None]:
+        """In the block an agent who has done with a call is as `after`, in memory."""
+        if after.duty is not Duty.IDLE or news.what not in FREES:
+            yield
+            return
+        self._is_now(after)
+        self._match_soon()
+        try:
+            yield
+        except BaseException:
+            self._is_now(before)
+            raise
 
     async def _enter(self, before: AgentNow, after: AgentNow, news: News) -> bool:
         """False if the agent is no longer as `before`."""
@@ -842,6 +891,11 @@ class WrongPins:
 
     count: int
     locked_until: float | None
+
+
+def _settle(stands: asyncio.Future[bool], value: bool) -> None:
+    if not stands.done():  # whoever waited for it may have been cancelled
+        stands.set_result(value)
 
 
 class Numbers:

@@ -26,7 +26,7 @@ from ari_app.ari import events
 from ari_app.ari.errors import AllocationFailed, AriError, Conflict, Invalid, NotFound
 from ari_app.ari.mailboxes import Mailbox
 from ari_app.call import ROLE_WORDS, Call, Outcome, Resync
-from ari_app.desk import FeatureRefused
+from ari_app.desk import FeatureRefused, Reserved
 from ari_app.errors import StoreUnavailable
 from ari_app.features import Feature, FeatureCall, Said
 from ari_app.flow.callbacks import Happened, Stage
@@ -101,7 +101,7 @@ class Outbound(Call):
                 await asyncio.sleep(PHONE_FREE_AGAIN_S)
             await asyncio.sleep(PHONE_SETTLES_S)
         await self.load_person()
-        self._reserved = self.errand.agent
+        self._reserved = Reserved(self.errand.agent)
 
         async def make() -> None:
             self._lineless = not await self._make_line()

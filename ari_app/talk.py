@@ -20,6 +20,7 @@ from math import ceil
 from typing import Literal
 
 from ari_app.ari.errors import AllocationFailed, Conflict, Invalid, NotFound, RequestTimeout
+from ari_app.desk import Reserved
 from ari_app.flow.billing import Company, Seat, Stretch, stretches, with_caller_s
 from ari_app.flow.keypad import AgentKeys, TransferTo
 from ari_app.flow.sop import Heard, State
@@ -92,6 +93,8 @@ class Offer:
     at: float
     held_for: str
     """The call's id, or its second name while the agent is of the second line."""
+    stands: asyncio.Future[bool] | None = None
+    """Whether the agent is reserved, if that was still being written down; the phone must not ring before."""
     dialled: bool = False
     answered_at: float | None = None
     joined_at: float | None = None
@@ -263,19 +266,20 @@ class Talk:
 
     # ---------------------------------------------------------------- the offer
 
-    async def ring(self, agent: str, display: str, number: str) -> None:
-        """Offers the call to `agent`, whose phone will show `display` and the caller's `number`."""
-        self.offer = self._new_offer(agent, self._line.id)
+    async def ring(self, by: Reserved, display: str, number: str) -> None:
+        """Offers the call to the agent who is reserved, whose phone will show `display` and the caller's `number`."""
+        self.offer = self._new_offer(by, self._line.id)
         await self._ring(self.offer, display, number)
 
-    async def ring_second(self, agent: str, display: str, number: str) -> None:
-        """The same for `agent` of the second line."""
-        self.second = self._new_offer(agent, second_name(self._line.id))
+    async def ring_second(self, by: Reserved, display: str, number: str) -> None:
+        """The same for an agent of the second line."""
+        self.second = self._new_offer(by, second_name(self._line.id))
         await self._ring(self.second, display, number)
 
-    def _new_offer(self, agent: str, held_for: str) -> Offer:
+    def _new_offer(self, by: Reserved, held_for: str) -> Offer:
         self.offers += 1
-        return Offer(self.offers, agent, offer_channel(self._line.id, self.offers), self._now(), held_for)
+        channel = offer_channel(self._line.id, self.offers)
+        return Offer(self.offers, by.agent, channel, self._now(), held_for, by.stands)
 
     async def _ring(self, offer: Offer, display: str, number: str) -> None:
         self._give_keys(offer)
@@ -294,9 +298,14 @@ class Talk:
             self._line.inbox.put(Heard.AGENT_UNREACHABLE)
 
     async def dial(self, channel: str) -> None:
-        """The offer's channel has come to us, and only now can it be dialled."""
+        """The offer's channel has come to us: only now can it be dialled, and not if its agent is not reserved
+        after all.
+        """
         offer = self._leg(channel)
-        if offer is not None:
+        if offer is not None and offer.stands is not None and not await offer.stands:
+            log.info("call %s: agent %s is not to be had after all", self._line.id, offer.agent)
+            self._line.inbox.put(Heard.OFFER_LOST)
+        elif offer is not None:
             timeout_s = ceil(self._house.settings.queue.offer_timeout_s)
             try:
                 await self._client.channels.dial(channelId=channel, timeout=timeout_s)

@@ -69,7 +69,8 @@ class Voice:
         """What the agent alone is hearing."""
         self.music = False
         self._heard = 0
-        self._row = 0
+        self.row = 0
+        """Of the step that was begun last."""
         self._plays = 0
         self._unsure: str | None = None
         self._silence = False
@@ -93,15 +94,20 @@ class Voice:
 
     def begin_step(self, row: int) -> None:
         """What is said from now on belongs to step `row` of the call."""
-        self._row, self._plays = row, 0
+        self.row, self._plays = row, 0
 
     # ---------------------------------------------------------------- saying
 
-    async def say(self, prompts: tuple[str, ...], bridge: str | None = None, side: Side = "caller") -> None:
-        """To the caller; or into `bridge`, where `side` hears it. In place of what is being said."""
+    async def say(
+        self, prompts: tuple[str, ...], bridge: str | None = None, side: Side = "caller", *, row: int | None = None
+    ) -> None:
+        """To the caller; or into `bridge`, where `side` hears it. In place of what is being said. It belongs to step
+        `row`, if not to the one that was begun last.
+        """
+        row = self.row if row is None else row
         await self.hush()
         await self.stop_music()
-        self.speech = await self._play(prompts, side, self._line.id, bridge)
+        self.speech = await self._play(prompts, side, self._line.id, bridge, row=row)
         if self.speech is not None:
             self._line.within("speech", self.seconds(self.speech.prompts) + PLAYBACK_GRACE_S)
         else:  # nothing to play: it goes on as if it had been said
@@ -116,9 +122,9 @@ class Voice:
         self._line.within("whisper", self.seconds((prompt,)) + PLAYBACK_GRACE_S)
 
     async def _play(
-        self, prompts: tuple[str, ...], side: Side, channel: str, bridge: str | None = None
+        self, prompts: tuple[str, ...], side: Side, channel: str, bridge: str | None = None, *, row: int | None = None
     ) -> Speech | None:
-        playback = playback_name(self._line.id, self._row, self._plays)
+        playback = playback_name(self._line.id, self.row if row is None else row, self._plays)
         self._plays += 1
         media = self._media(prompts)
         speech: Speech | None = None

@@ -52,6 +52,8 @@ class Place:
     inbox: Inbox
     offered: bool
     who: WhoWaits
+    early: bool = False
+    """It hears that an agent is being reserved."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ class WaitingRoom:
         wants: Wants | None,
         offered: bool,
         who: WhoWaits,
+        early: bool = False,
     ) -> None:
         before = self.places.get(call_id)
         known = before.call.wants if before is not None else self._known.pop(call_id, Wants())
@@ -144,7 +147,7 @@ class WaitingRoom:
         call = Waiting(call_id, since, wants)
         if before is not None:
             self._take_out(before)
-        self.places[call_id] = place = Place(call, inbox, offered, who)
+        self.places[call_id] = place = Place(call, inbox, offered, who, early)
         self._all[wants.line].take(call)
         if not offered:
             self._let_in(place)
@@ -187,14 +190,14 @@ class WaitingRoom:
         """The offer came to nothing, and nobody told the call."""
         place = self.places.get(call_id)
         if place is not None and place.offered:
-            self.join(call_id, place.call.since, place.inbox, None, offered=False, who=place.who)
+            self.join(call_id, place.call.since, place.inbox, None, offered=False, who=place.who, early=place.early)
 
     def declined(self, call_id: str, number: str) -> None:
         """Agent `number` did not take the call: it is not offered there again, unless nobody else could."""
         place = self.places.get(call_id)
         if place is not None:
             wants = replace(place.call.wants, declined=place.call.wants.declined | {number})
-            self.join(call_id, place.call.since, place.inbox, wants, place.offered, place.who)
+            self.join(call_id, place.call.since, place.inbox, wants, place.offered, place.who, place.early)
 
     def handled(self, number: str, seconds: float) -> None:
         """Agent `number` has done with a call, after so long; if known, counted from the offer."""

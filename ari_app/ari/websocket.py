@@ -5,9 +5,10 @@ playback lasts on their channel. So there are two kinds of socket:
 
 - The **fast lane** is registered under the application's name. It carries every event, and those requests that
   Asterisk answers at once. It is pinged; when it dies, the link is down.
-- **Lanes** are registered under throw-away names that receive no events. Each carries one blocking request at a
-  time. A few are kept open; more are opened while the others are stuck, so that nobody waits behind a stranger's
-  playback. A lane whose request was given up is thrown away, because Asterisk is still busy with it.
+- **Lanes** are registered under throw-away names that receive no events. Each carries one request at a time: those that
+  block, and others that would have to wait for an answer on the fast lane. A few are kept open; more are opened while
+  blocking requests have the others, so that nobody waits behind a stranger's playback. A lane whose request was given
+  up is thrown away, because Asterisk is still busy with it.
 
 Answers find their request by transaction id, so one that comes late, or twice, meets nobody and is dropped.
 """
@@ -120,6 +121,11 @@ class _Socket(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = loop.create_future()
         self._ended: asyncio.Future[str] = loop.create_future()
+
+    @property
+    def is_asked(self) -> bool:
+        """Somebody waits for an answer."""
+        return bool(self._waiting)
 
     # --- the socket's life ------------------------------------------------------------------------------------------
 
@@ -405,7 +411,7 @@ class WebSocketWire:
         frame = _request_frame(transaction, method, uri, query, body)
         try:
             async with asyncio.timeout(timeout_s):
-                if blocking:
+                if blocking or (self._idle_lanes and self._linked().is_asked):
                     return await self._ask_on_a_lane(transaction, frame)
                 return await self._linked().ask(transaction, frame)
         except TimeoutError:

@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy import delete
 
 from ari_app.errors import SettingsInvalid
-from ari_app.flow.duty import Duty
 from ari_app.flow.fairness import overtakings
 from ari_app.rules import RuleBook, load
 from ari_app.staff import set_skill
@@ -219,21 +218,3 @@ async def test_callers_of_another_number_are_served_in_its_language():
         await talks(english, caller)
         caller.hang_up()
         await hotline.ending()
-
-
-async def test_an_agent_is_sought_while_the_caller_is_told_to_wait():
-    async with FakeHouse() as hotline:
-        await hotline.agent_signs_in("601")
-        caller = await hotline.rings(from_=STRANGER)
-        await caller.answered()
-        await asyncio.sleep(0.8)
-        before = len(hotline.asterisk.requests)
-        hotline.asterisk.delays_next("POST", r"/play$", 2.0)  # that of the words
-        await caller.keys("0")
-        await asyncio.sleep(0.5)
-        assert hotline.house.desk.agent("601").duty is Duty.RESERVED
-        asked = [(request.method, request.uri.rpartition("/")[2]) for request in hotline.asterisk.requests[before:]]
-        assert [method for method, _ in asked] == ["DELETE", "POST"]  # what was being said, and the words in its place
-        caller.hang_up()
-        await hotline.ending()
-        await hotline.nothing_is_left()

@@ -98,13 +98,22 @@ class Refusal(Exception):
         self.response = _json(status, {key: message})
 
 
+LANES_KEPT = 4
+"""As many as the real wire keeps open."""
+
+
 class _Lane:
     """One connection: strictly one request after the other."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
+        self.asked = 0
+        """Requests that are not answered."""
         self.name_was_taken = False
         """Asterisk keeps the error of its last failed allocation per thread and mistakes the next for it."""
+
+    def is_answered(self) -> None:
+        self.asked -= 1
 
 
 def seconds_each(seconds: float, **exceptions: float | None) -> Lengths:
@@ -405,10 +414,12 @@ class FakeAsterisk(Exchange):
     def asked(self, lane: _Lane, request: Request) -> asyncio.Task[Response]:
         """Begin to answer. Asterisk goes on with it also when nobody waits any more."""
         self.requests.append(request)
+        lane.asked += 1
         answering = self._answer(lane, request.method, request.uri, request.query, request.body)
         reply = asyncio.get_running_loop().create_task(answering, name=f"{request.method} {request.uri}")
         self._tasks.add(reply)
         reply.add_done_callback(self._tasks.discard)
+        reply.add_done_callback(lambda _: lane.is_answered())
         return reply
 
     async def _answer(
@@ -1082,7 +1093,7 @@ class FakeWire:
     def __init__(self, asterisk: FakeAsterisk) -> None:
         self._asterisk = asterisk
         self._fast = _Lane()
-        self._idle_lanes: list[_Lane] = []
+        self._idle_lanes = [_Lane() for _ in range(LANES_KEPT)]
         self._under_way: deque[bytes] = deque()
         self._on_event: Callable[[bytes], None] | None = None
         self._on_link: Callable[[Link], None] | None = None
@@ -1113,7 +1124,7 @@ class FakeWire:
         """The link ends here and now: no event and no answer comes any more."""
         self._linked = False
         self._under_way.clear()
-        self._fast, self._idle_lanes = _Lane(), []
+        self._fast, self._idle_lanes = _Lane(), [_Lane() for _ in range(LANES_KEPT)]
         self._asterisk.lets_go(self)
         if self._end and not self._end.done():
             self._end.set_result(end)
@@ -1144,7 +1155,8 @@ class FakeWire:
         if not self._linked or self._end is None:
             raise Unreachable("no link to Asterisk")
         asked = Request(self._asterisk.now(), method, uri, dict(query), body)
-        lane = self._fast if not blocking else self._idle_lanes.pop() if self._idle_lanes else _Lane()
+        takes_a_lane = blocking or (self._fast.asked > 0 and bool(self._idle_lanes))
+        lane = self._fast if not takes_a_lane else self._idle_lanes.pop() if self._idle_lanes else _Lane()
         reply = self._asterisk.asked(lane, asked)
         end = self._end
         await asyncio.wait((reply, end), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -1152,7 +1164,7 @@ class FakeWire:
             raise Unreachable(f"the link broke during {method} {uri}")
         if not reply.done():
             raise RequestTimeout(f"no answer to {method} {uri} within {timeout_s} s")
-        if blocking:
+        if takes_a_lane:
             self._idle_lanes.append(lane)
         return reply.result()
 

@@ -102,6 +102,8 @@ class OddAsterisk:
             self.linked.set()
         else:
             self.lanes.append(socket)
+        async with self._changed:
+            self._changed.notify_all()
         try:
             async for message in socket:
                 task = asyncio.create_task(self._answer(socket, json.loads(message)))
@@ -133,6 +135,16 @@ class OddAsterisk:
         """Wait until this many requests are unanswered."""
         async with self._changed:
             await self._changed.wait_for(lambda: sum(self.in_flight.values()) >= requests)
+
+    async def has_lanes(self, lanes: int) -> None:
+        """Wait until so many are open."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: len(self.lanes) >= lanes)
+
+    @property
+    def in_flight_on_lanes(self) -> list[int]:
+        """Unanswered requests of each lane that has any."""
+        return [n for socket, n in self.in_flight.items() if n and socket is not self.fast]
 
     async def says(self, **event: Any) -> None:
         """Send one event to whoever holds the application."""

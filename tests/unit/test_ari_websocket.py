@@ -223,6 +223,32 @@ async def test_each_lane_carries_one_request_and_more_open_while_all_are_stuck(a
         release.set()
 
 
+async def test_nobody_waits_behind_a_stranger_on_the_fast_lane_while_another_lane_is_idle(
+    asterisk: OddAsterisk,
+) -> None:
+    release = asyncio.Event()
+
+    async def slowly(socket: ServerConnection, request: Request) -> None:
+        await release.wait()
+        await serve_well(socket, request)
+
+    async with client_of(asterisk, lanes=2) as client, asyncio.TaskGroup() as slow:
+        await linked(client)
+        await asterisk.has_lanes(2)
+        asterisk.odd = {PING: slowly}
+        slow.create_task(client.asterisk.ping())
+        await asterisk.works_on(1)
+        assert not asterisk.in_flight_on_lanes
+        for _ in range(2):
+            slow.create_task(client.asterisk.ping())
+        await asterisk.works_on(3)
+        assert asterisk.in_flight_on_lanes == [1, 1]
+        slow.create_task(client.asterisk.ping())  # no lane is opened for it
+        await asterisk.works_on(4)
+        assert len(asterisk.lanes) == 2
+        release.set()
+
+
 @pytest.mark.parametrize("asked", [PING, "POST channels/c/answer"])
 async def test_a_cancelled_request_leaves_nothing_behind(asterisk: OddAsterisk, asked: str) -> None:
     async with client_of(asterisk, lanes=1) as client:

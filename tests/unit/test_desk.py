@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.orm import Session
 
 from ari_app import store
@@ -40,14 +40,19 @@ PIN_HASH = hash_pin(PIN)
 class Inbox:
     """A call's mailbox: what the desk put there."""
 
-    def __init__(self, told: Callable[[Reserved], None] = lambda _: None) -> None:
+    def __init__(
+        self, told: Callable[[Reserved], None] = lambda _: None, lost: Callable[[Reserved], None] = lambda _: None
+    ) -> None:
         self.got: list[Reserved] = []
         self._told = told
+        self._lost = lost
 
     def put(self, event: object) -> None:
         assert isinstance(event, Reserved)
         self._told(event)
         self.got.append(event)
+        if event.stands is not None:
+            event.stands.add_done_callback(lambda stands: None if stands.result() else self._lost(event))
 
     @property
     def agents(self) -> list[str]:
@@ -109,6 +114,11 @@ class Floor(RuleBasedStateMachine):
         async def work() -> list[Any]:
             results = await asyncio.gather(*coros, return_exceptions=True)
             await settled()
+            while any(
+                r.stands is not None and not r.stands.done() for inbox in self.inboxes.values() for r in inbox.got
+            ):
+                await asyncio.sleep(0.01)  # who was told early and cannot have the agent joins again soon
+                await settled()
             return results
 
         results = self.loop.run_until_complete(work())
@@ -155,7 +165,7 @@ class Floor(RuleBasedStateMachine):
         assert reserved.agent not in self.dialling
         if not self.ledger.waiting_rows:
             mine = (self.idle_since(reserved.agent), reserved.agent)
-            for number in NUMBERS:
+            for number in set(NUMBERS) - {reserved.agent}:
                 agent = self.desk.agent(number)
                 assert agent is not None
                 if agent.duty is Duty.IDLE and number not in self.dialling:
@@ -166,6 +176,23 @@ class Floor(RuleBasedStateMachine):
         ]
         assert not overtaken, "somebody was overtaken"
         self.offered[call] = reserved.agent
+
+    def joins(self, call: str, since: float, told: Callable[[str, Reserved], None]) -> None:
+        """Every second call hears of its agent while that is written down."""
+        self.waiting[call] = since
+        inbox = Inbox(lambda reserved: told(call, reserved), lambda reserved: self.lost(call, since, reserved))
+        self.inboxes[call] = inbox
+        self.desk.join(call, since, inbox, early=self.is_early(call))
+
+    @staticmethod
+    def is_early(call: str) -> bool:
+        return int(call.split("-")[1].partition(".")[0]) % 2 == 1
+
+    def lost(self, call: str, since: float, reserved: Reserved) -> None:
+        if self.offered.get(call) == reserved.agent:  # else it has gone
+            del self.offered[call]
+            self.waiting[call] = since
+            self.desk.join(call, since, self.inboxes[call], early=True)
 
     def could_take(self, number: str, call: str) -> bool:
         """Whoever declined a call is not offered it again, unless nobody else could take it."""
@@ -183,10 +210,8 @@ class Floor(RuleBasedStateMachine):
         async def join() -> None:
             for _ in range(together):
                 self.callers += 1
-                call = f"demo-{self.callers}.1"
-                self.inboxes[call] = Inbox(lambda reserved, call=call: self.reserved(call, reserved))
-                self.waiting[call] = BEGAN + self.loop.time() + self.callers * 1e-7
-                self.desk.join(call, self.waiting[call], self.inboxes[call])
+                since = BEGAN + self.loop.time() + self.callers * 1e-7
+                self.joins(f"demo-{self.callers}.1", since, self.reserved)
 
         self.does(join())
 
@@ -208,9 +233,7 @@ class Floor(RuleBasedStateMachine):
         since = BEGAN + self.loop.time() + self.callers * 1e-7
 
         async def come_and_go() -> None:
-            self.inboxes[call] = Inbox(lambda reserved: self.reserved(call, reserved))
-            self.waiting[call] = since
-            self.desk.join(call, since, self.inboxes[call])
+            self.joins(call, since, self.reserved)
             for _ in range(steps):
                 await asyncio.sleep(0)
             if call in self.offered:
@@ -260,7 +283,7 @@ class Floor(RuleBasedStateMachine):
         async def not_answered() -> None:
             await self.desk.did_not_answer(call, agent, "no_answer")
             assert self.desk.agent(agent).duty is Duty.NO_ANSWER
-            self.desk.join(call, since, self.inboxes[call])
+            self.desk.join(call, since, self.inboxes[call], early=self.is_early(call))
 
         self.does(not_answered())
 
@@ -305,11 +328,9 @@ class Floor(RuleBasedStateMachine):
     def an_agent_dials_two_codes_at_once_while_a_caller_comes(self, number: str, first: str, second: str) -> None:
         self.callers += 1
         call = f"demo-{self.callers}.1"
-        self.inboxes[call] = Inbox(lambda reserved: self.reserved_in_a_crowd(call, reserved))
-        self.waiting[call] = BEGAN + self.callers * 1e-7
 
         async def join() -> None:
-            self.desk.join(call, self.waiting[call], self.inboxes[call])
+            self.joins(call, BEGAN + self.callers * 1e-7, self.reserved_in_a_crowd)
 
         results = self.does(getattr(self.desk, first)(number), join(), getattr(self.desk, second)(number))
         assert all(result is None or isinstance(result, FeatureRefused) for result in results)
@@ -404,10 +425,21 @@ TestFloor.settings = settings(
 # ---------------------------------------------------------------- one thing at a time
 
 
+class SlowLedger(Ledger):
+    """Whose changes take so many seconds, and take effect at their end."""
+
+    seconds = 0.0
+
+    async def change(self, change: Callable[[Connection], T]) -> T:
+        await asyncio.sleep(self.seconds)
+        return await super().change(change)
+
+
 class House:
-    def __init__(self, engine: Engine, journal: Path | None = None) -> None:
+    def __init__(self, engine: Engine, journal: Path | None = None, slow_s: float = 0.0) -> None:
         self.engine = engine
-        self.ledger = Ledger(engine, executor=InlineExecutor(), journal=journal)
+        self.ledger = SlowLedger(engine, executor=InlineExecutor(), journal=journal)
+        self.ledger.seconds = slow_s
         self.handled: list[tuple[str, float, float, float]] = []
         self.desk = Desk(
             self.ledger,
@@ -416,9 +448,9 @@ class House:
             on_wrapped_up=lambda *measured: self.handled.append(measured),
         )
 
-    def joins(self, call: str) -> Inbox:
+    def joins(self, call: str, *, early: bool = False) -> Inbox:
         inbox = Inbox()
-        self.desk.join(call, BEGAN + asyncio.get_running_loop().time(), inbox)
+        self.desk.join(call, BEGAN + asyncio.get_running_loop().time(), inbox, early=early)
         return inbox
 
     async def talks(self, call: str, agent: str) -> None:
@@ -447,8 +479,8 @@ class House:
 
 
 @asynccontextmanager
-async def opened(*numbers: str, duty: Duty = Duty.IDLE) -> AsyncIterator[House]:
-    house = House(staffed(*numbers, duty=duty))
+async def opened(*numbers: str, duty: Duty = Duty.IDLE, slow_s: float = 0.0) -> AsyncIterator[House]:
+    house = House(staffed(*numbers, duty=duty), slow_s=slow_s)
     await house.desk.open()
     yield house
     house.desk.close()
@@ -608,6 +640,77 @@ async def test_a_caller_who_leaves_while_an_agent_is_reserved_makes_room_for_the
         house.desk.leave("demo-1.1")
         await settled()
         assert second.agents == ["601"]
+
+
+async def test_whoever_asks_for_it_hears_of_an_agent_while_that_is_written_down():
+    async with opened("601", slow_s=0.2) as house:
+        inbox = house.joins("demo-1.1", early=True)
+        await asyncio.sleep(0.1)
+        [reserved] = inbox.got
+        assert reserved.stands is not None
+        assert not reserved.stands.done()
+        assert house.duties()["601"] == ("idle", None)
+        assert await reserved.stands
+        assert house.duties()["601"] == ("reserved", "demo-1.1")
+
+
+@pytest.mark.parametrize("duty", [Duty.PAUSED, Duty.RESERVED, Duty.SIGNED_OUT])
+async def test_an_agent_who_was_told_early_and_is_anothers_goes_to_nobody_and_the_call_joins_again(duty):
+    async with opened("601", "602") as house:
+        house.behind_the_desks_back("601", duty, "other-9.1" if duty is Duty.RESERVED else None)
+        inbox = house.joins("demo-1.1", early=True)
+        await settled()
+        [reserved] = inbox.got
+        assert reserved.agent == "601"
+        assert not await reserved.stands
+        assert house.duties()["601"][0] == duty.value
+        assert house.desk.agent("602").duty is Duty.IDLE, "the call has not said that it waits again"
+        house.desk.join("demo-1.1", BEGAN, inbox, early=True)
+        await settled()
+        assert await inbox.got[-1].stands
+        assert inbox.agents == ["601", "602"]
+
+
+async def test_a_call_that_leaves_in_the_moment_in_which_it_is_told_early_leaves_the_agent_free():
+    async with opened("601", slow_s=0.2) as house:
+        inbox = house.joins("demo-1.1", early=True)
+        await asyncio.sleep(0.1)
+        house.desk.leave("demo-1.1")
+        assert not await inbox.got[0].stands
+        await settled()
+        assert house.duties()["601"] == ("idle", None)
+        house.joins("demo-2.1")
+        await asyncio.sleep(0.5)
+        assert house.duties()["601"] == ("reserved", "demo-2.1")
+
+
+async def test_whoever_has_done_with_a_call_is_sought_while_that_is_written_down():
+    async with opened("601", slow_s=0.2) as house:
+        house.joins("demo-1.1")
+        await asyncio.sleep(0.3)
+        house.desk.leave("demo-1.1")
+        inbox = house.joins("demo-2.1", early=True)
+        ends = asyncio.create_task(house.desk.withdraw("demo-1.1", "601"))
+        await asyncio.sleep(0.1)
+        [reserved] = inbox.got
+        assert house.duties()["601"] == ("reserved", "demo-1.1"), "nothing is written down yet"
+        assert await reserved.stands
+        await ends
+        assert house.duties()["601"] == ("reserved", "demo-2.1")
+        assert house.reasons("601")[-2:] == ["offer withdrawn", "offer"]
+
+
+async def test_whoever_is_not_free_after_all_is_offered_to_nobody():
+    """The desk believed that the agent's talk had ended; another desk had given the agent a call."""
+    async with opened("601") as house:
+        await house.talks("demo-1.1", "601")
+        inbox = house.joins("demo-2.1", early=True)
+        house.behind_the_desks_back("601", Duty.TALKING, "other-9.1")
+        await house.desk.withdraw("demo-1.1", "601")
+        await settled()
+        assert [await reserved.stands for reserved in inbox.got] == [False] * len(inbox.got)
+        assert house.duties()["601"] == ("talking", "other-9.1")
+        assert house.desk.agent("601").call_id == "other-9.1"
 
 
 @pytest.mark.parametrize("duty", [Duty.PAUSED, Duty.RESERVED, Duty.SIGNED_OUT])
