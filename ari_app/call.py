@@ -463,6 +463,8 @@ class Call:
                 return Heard.REASON_GIVEN if self.story.reason_since is not None else None
             case events.ChannelTransfer() if event.referred_by.source_channel.id in self.talk.legs:
                 return await self._referred(event)
+            case events.ChannelHangupRequest(channel=channel):
+                self.talk.hangs_up(channel.id)
             case events.ChannelLeftBridge(bridge=bridge, channel=channel):
                 self.talk.left(channel.id, bridge.id)
             case events.ChannelHold(channel=channel):

@@ -2,7 +2,8 @@
 
 A child that is kept says by systemd's notify protocol (:mod:`ari_app.notify`) that it serves and that it lives, on a
 socket of its own. How long it has been silent is counted in checks of ours, not by the clock: a supervisor that was
-itself stopped for a while must not take its children for dead.
+itself stopped for a while must not take its children for dead. Nor is a child dead that got no processor: the time in
+which it waited for one does not count.
 """
 
 from __future__ import annotations
@@ -314,10 +315,11 @@ class Kept:
         child.serve()
         self._changed()
         ended = asyncio.ensure_future(process.wait())
+        attention = Attention(process.pid)
         try:
             while not ended.done():
                 await asyncio.wait([ended], timeout=CHECKED_EVERY_S)
-                self._patience_s -= CHECKED_EVERY_S
+                self._patience_s -= attention.had_s(CHECKED_EVERY_S)
                 if self._patience_s <= 0 and not ended.done():
                     self._kill(process)
         except asyncio.CancelledError:
@@ -359,6 +361,30 @@ class Kept:
             self._patience_s = max(SILENT_FOR_S if self.ready else self._patience_s, _asked_for(message))
         if news:
             self._changed()
+
+
+class Attention:
+    """How much of the time process `pid` could have spoken: time in which its main thread was ready to run, and had no
+    processor, is not among it. Source: proc(5), /proc/PID/stat and schedstat.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._folder = Path(f"/proc/{pid}")
+        self._ran_s = self._look()[1]
+
+    def had_s(self, seconds: float) -> float:
+        """Of the last `seconds`, since this was asked before."""
+        before, (ready, self._ran_s) = self._ran_s, self._look()
+        return min(self._ran_s - before, seconds) if ready else seconds
+
+    def _look(self) -> tuple[bool, float]:
+        """Whether it runs or wants to, and how long it ran up to now."""
+        try:
+            state = (self._folder / "stat").read_text().rpartition(")")[2].split()[0]
+            ran_ns = (self._folder / "schedstat").read_text().split()[0]
+        except (OSError, IndexError):  # it has ended, or the kernel does not say
+            return False, 0.0
+        return state == "R", int(ran_ns) / 1e9
 
 
 def _not_loaded(code: int | None) -> str:

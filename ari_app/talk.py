@@ -148,6 +148,8 @@ class Talk:
         """Agents whose talk with the caller is counted."""
         self._inside: set[str] = set()
         """Channels in the bridge."""
+        self._hanging_up: frozenset[str] = frozenset()
+        """Of these, those that are on their way out of it."""
         self._hear_music: set[str] = set()
         """Agents' channels that do."""
 
@@ -502,16 +504,25 @@ class Talk:
                 )
             self._inside.add(channel)
 
+    def hangs_up(self, channel: str) -> None:
+        """`channel` leaves the bridge for that, and is gone when Asterisk finds the time."""
+        if channel in self._inside:
+            self._hanging_up |= {channel}
+
     def left(self, channel: str, bridge: str) -> None:
         """`channel` is not in `bridge` any more. If it should be, and does not hang up, `TORN` is due."""
-        if bridge == self.bridge and channel in self._inside:
+        if bridge == self.bridge and channel in self._staying:
             self._line.within(TORN, HANGS_UP_S)
+
+    @property
+    def _staying(self) -> set[str]:
+        return self._inside - self._hanging_up
 
     def seems_torn(self, bridges: Mapping[str, Collection[str]]) -> bool:
         """Whether somebody who should be in the talk's bridge is not, by `bridges` with their channels; then `TORN` is
         due: whoever comes or goes in this moment is not there, either.
         """
-        if self.bridge is None or (self.bridge in bridges and self._inside.issubset(bridges[self.bridge])):
+        if self.bridge is None or (self.bridge in bridges and self._staying.issubset(bridges[self.bridge])):
             return False
         self._line.within(TORN, HANGS_UP_S)
         return True
@@ -526,10 +537,11 @@ class Talk:
         try:
             there = set((await self._client.bridges.get(bridgeId=self.bridge)).channels)
         except NotFound:
+            torn = bool(self._staying)
             self.bridge = None
             self._inside.clear()
-            return True
-        torn = not self._inside <= there
+            return torn
+        torn = not self._staying <= there
         self._inside &= there
         return torn
 

@@ -548,6 +548,24 @@ async def test_nobody_is_torn_apart_whom_we_move_ourselves_or_who_hangs_up(hotli
     await hotline.nothing_is_left()
 
 
+@pytest.mark.parametrize("who", ["the agent", "the caller"])
+async def test_whoever_is_long_in_hanging_up_has_torn_nothing_apart(hotline, who, caplog):
+    """A loaded Asterisk takes its time from the hang-up to the channel's end."""
+    agent = await hotline.agent_signs_in("601")
+    caller, offer = await reach(hotline, State.TALKING, agent)
+    leaves = offer if who == "the agent" else caller
+    hotline.asterisk.hangup_requested(leaves.channel, 16)
+    hotline.asterisk.leave(leaves.channel.bridge, leaves.channel)
+    await looks(hotline, 2)
+    assert "its bridge is gone" not in caplog.text
+    leaves.hang_up()
+    if who == "the agent":
+        await caller.hears("ask-rating")
+        caller.hang_up()
+    assert (await hotline.ending()).outcome == "handled"
+    await hotline.nothing_is_left()
+
+
 # ---------------------------------------------------------------- a message in which the call broke
 
 

@@ -659,6 +659,7 @@ class TwoDesks(RuleBasedStateMachine):
         self.waiting: dict[str, str] = {}
         self.held: dict[str, str] = {}
         """What each call is told: call → agent."""
+        self.early: list[asyncio.Future[bool]] = []
         for house in self.houses.values():
             self.does(house.desk.open())
 
@@ -669,6 +670,10 @@ class TwoDesks(RuleBasedStateMachine):
         async def work() -> list[Any]:
             results = await asyncio.gather(*coros, return_exceptions=True)
             await settled()
+            while not all(stands.done() for stands in self.early):
+                await asyncio.sleep(0.01)  # who was told early and cannot have the agent joins again soon
+                await settled()
+            self.early.clear()
             return results
 
         results = self.loop.run_until_complete(work())
@@ -689,6 +694,25 @@ class TwoDesks(RuleBasedStateMachine):
     def desk_of(self, call: str) -> Desk:
         return self.houses[call.partition("-")[0]].desk
 
+    def joins(self, call: str) -> None:
+        """Every second call hears of its agent while that is written down."""
+        name, _, n = call.partition("-")
+        inbox = Inbox(
+            lambda reserved: self.told_early(call, reserved) if reserved.stands else self.told(call, reserved)
+        )
+        self.desk_of(call).join(call, self.houses[name].now(), inbox, early=int(n) % 2 == 1)
+
+    def told_early(self, call: str, reserved: Reserved) -> None:
+        def settled(stands: asyncio.Future[bool]) -> None:
+            if stands.result():
+                self.told(call, reserved)
+            elif call in self.waiting:
+                self.joins(call)
+
+        assert reserved.stands is not None
+        self.early.append(reserved.stands)
+        reserved.stands.add_done_callback(settled)
+
     def told(self, call: str, reserved: Reserved) -> None:
         assert reserved.agent not in self.held.values(), f"{reserved.agent} is offered {call} and holds another"
         assert call not in self.held
@@ -705,8 +729,7 @@ class TwoDesks(RuleBasedStateMachine):
             for name in at:
                 call = f"{name}-{next(self.calls)}"
                 self.waiting[call] = name
-                inbox = Inbox(lambda reserved, call=call: self.told(call, reserved))
-                self.desk_of(call).join(call, self.houses[name].now(), inbox)
+                self.joins(call)
 
         self.does(join())
 

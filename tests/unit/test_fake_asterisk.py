@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from ari_app.ari import Client, LinkDown, LinkUp
 from ari_app.ari.errors import ApplicationReplaced, NotFound, RequestTimeout, ServerError, Unreachable
 from ari_app.testcall.phone import NotHeard, TooLate
-from tests.fake.asterisk import FakeAsterisk, NotModelled, seconds_each
+from tests.fake.asterisk import LANES_KEPT, FakeAsterisk, NotModelled, seconds_each
 
 
 class Hotline:
@@ -225,17 +226,20 @@ async def test_a_blocking_verb_given_up_is_done_all_the_same(hotline: Hotline) -
     assert hotline.asterisk.channels[id].variables["X"] == "1"
 
 
-async def test_a_blocking_verb_on_the_fast_lane_holds_up_everybody(hotline: Hotline) -> None:
+async def test_blocking_verbs_on_the_fast_lane_and_all_others_hold_up_everybody(hotline: Hotline) -> None:
     _, id = await hotline.answers()
     _, other = await hotline.answers("15400005678")
     await hotline.client.channels.play(channelId=id, media="sound:long", playbackId=f"{id}~play-1")
-    wrongly = asyncio.create_task(
-        hotline.asterisk.request("POST", f"channels/{id}/answer", {}, None, blocking=False, timeout_s=60)
-    )
+    answer = partial(hotline.asterisk.request, "POST", f"channels/{id}/answer", {}, None, blocking=False, timeout_s=60)
+    wrongly = [asyncio.create_task(answer())]
+    for _ in range(LANES_KEPT):
+        await asyncio.sleep(0.1)
+        await hotline.client.channels.get(channelId=other)  # there is still an idle lane
+        wrongly.append(asyncio.create_task(answer()))
     await asyncio.sleep(0.1)
     with pytest.raises(RequestTimeout):
         await hotline.client.channels.get(channelId=other)
-    assert (await wrongly).status == 204
+    assert [reply.status for reply in await asyncio.gather(*wrongly)] == [204] * (LANES_KEPT + 1)
 
 
 async def test_keys_are_lost_between_two_in_a_plain_mixing_bridge(hotline: Hotline) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,57 @@ async def test_one_who_speaks_is_left_alone(serving: Keeping) -> None:
     await asyncio.sleep(1.2)
     assert serving.kept.ready
     assert [notice.what for _, notice in serving.notices] == ["started", "ready"]
+
+
+@asynccontextmanager
+async def hog(core: int, many: int = 1) -> AsyncIterator[None]:
+    """So many who want all of one processor."""
+    spins = (sys.executable, "-c", "while True: pass")  # in sessions of their own: Linux shares out by sessions
+    hogs = [await asyncio.create_subprocess_exec(*spins, start_new_session=True) for _ in range(many)]
+    try:
+        for one in hogs:
+            os.sched_setaffinity(one.pid, {core})
+        yield
+    finally:
+        for one in hogs:
+            one.kill()
+            await one.wait()
+
+
+CORE = min(os.sched_getaffinity(0))
+
+
+async def test_one_who_gets_no_processor_is_not_taken_for_dead(tmp_path: Path) -> None:
+    """As on a machine with more calls than it can serve: it works 0.2 s for a word, and gets a thirteenth of that."""
+    said = tmp_path / "said"
+    works = f"""
+from ari_app import notify
+import time
+while True:
+    until = time.process_time() + 0.2
+    while time.process_time() < until: pass
+    notify.send(notify.ALIVE, notify.READY)
+    open({str(said)!r}, "a").write(f"{{time.monotonic()}} ")
+"""
+    async with keeping(tmp_path, works) as serving:
+        await serving.until("ready")
+        async with hog(CORE, 12):
+            os.sched_setaffinity(serving.pid, {CORE})
+            await asyncio.sleep(3.0)
+        await asyncio.sleep(0.5)
+        assert serving.count("killed") == 0
+        assert serving.kept.ready
+    times = [float(at) for at in said.read_text().split()]
+    assert max(later - at for at, later in pairwise(times)) > 1.2, "it was not starved"
+
+
+async def test_one_that_spins_is_killed_though_others_want_the_processor(tmp_path: Path) -> None:
+    async with keeping(tmp_path, SPEAKS + "notify.send(notify.READY)\nwhile True: pass") as spinning, hog(CORE):
+        await spinning.until("started")
+        os.sched_setaffinity(spinning.pid, {CORE})
+        await spinning.until("ready")
+        _, why = await spinning.until("killed", 5)
+        assert why == "silent for 0.6 s"
 
 
 async def test_one_who_falls_silent_is_killed_and_follows_at_once(serving: Keeping) -> None:
