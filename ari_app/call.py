@@ -63,7 +63,7 @@ from ari_app.selfservice import SelfService
 from ari_app.spoken import TIMERS as SPOKEN
 from ari_app.store import models
 from ari_app.survey import Survey
-from ari_app.talk import TORN, Talk, second_name
+from ari_app.talk import TORN, Settled, Talk, second_name
 from ari_app.voice import Voice
 from metrics.hotline import CallOutcome, QueueResult
 
@@ -348,7 +348,8 @@ class Call:
 
     async def _next(self) -> object:
         """The next event. While the words with which the call waits are being asked for, an agent and the phone
-        overtake what else comes: they neither wait for words to begin, nor stop them. Raises as the words do.
+        overtake what else comes, but for the caller's end: they neither wait for words to begin, nor stop them. Raises
+        as the words do.
         """
         while True:
             if self._beginning is None and self._overtaken:
@@ -358,13 +359,20 @@ class Call:
                 if self._beginning is not None and self._beginning.done():
                     beginning, self._beginning = self._beginning, None
                     await beginning
-            elif self._beginning is None or self._is_of_the_offer(event):
+            elif self._beginning is None or (self._is_of_the_offer(event) and not self._has_ended()):
                 return event
             else:
                 self._overtaken.append(event)
 
     def _is_of_the_offer(self, event: object) -> bool:
-        return isinstance(event, Reserved) or (isinstance(event, events.StasisStart) and event.channel.id != self.id)
+        of_a_phone = isinstance(event, events.StasisStart) and event.channel.id != self.id
+        return of_a_phone or isinstance(event, Reserved | Settled)
+
+    def _has_ended(self) -> bool:
+        ends = events.StasisEnd | events.ChannelDestroyed | events.ChannelHangupRequest
+        return any(
+            one is Heard.HUNG_UP or (isinstance(one, ends) and one.channel.id == self.id) for one in self._overtaken
+        )
 
     def _stop_beginning(self) -> None:
         if self._beginning is not None:
@@ -444,6 +452,8 @@ class Call:
                 return self._context_came(channel) if tuple(args[:1]) == ("context",) else None
             case events.StasisStart(channel=channel):
                 await self._through(partial(self.talk.dial, channel.id))
+            case Settled(channel):
+                await self._through(partial(self.talk.dial, channel))
             case events.ChannelStateChange(channel=channel) if channel.id != self.id and channel.state == "Up":
                 return self.talk.answered(channel.id)
             case events.ChannelStateChange(channel=channel) if channel.id != self.id and channel.state == "Ringing":

@@ -64,6 +64,8 @@ log = logging.getLogger("sanling.desk")
 
 STUCK_AGAIN_S = 0.1
 """A call whose agent could not be reserved, though free, is tried again so much later."""
+COMES_BACK_WITHIN_S = 1.0
+"""A call whose agent is lost has joined again by then, or is not waited for."""
 AGAIN_AFTER_S = 1.0
 """What the desk could not do while the database was away is tried again so much later."""
 DECIDED_ANEW = 3
@@ -148,6 +150,8 @@ class Desk:
         )
         self._match_again: asyncio.TimerHandle | None = None
         self._holding = False
+        self._come_back: set[str] = set()
+        """Calls that were told of an agent who is not to be had, and join again in this moment."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._watchers: list[Callable[[AgentNow | str], None]] = []
@@ -272,11 +276,13 @@ class Desk:
         if who is None:
             who = WhoWaits.CALLER if call_of(call_id) == call_id else WhoWaits.SECOND_LINE
         self._room.join(call_id, since, inbox, wants, offered, who, early)
+        self._is_back(call_id)
         if not offered:
             self._match_soon()
         self._tell(call_id)
 
     def leave(self, call_id: str) -> None:
+        self._is_back(call_id)
         if self._room.leave(call_id):
             self._tell(call_id)
 
@@ -317,7 +323,7 @@ class Desk:
             self._match_again.cancel()
         stuck: list[str] = []
         try:
-            while (pair := self._room.next(self._clock())) is not None:
+            while not self._come_back and (pair := self._room.next(self._clock())) is not None:
                 call_id, number = pair
                 if await self._reserve(number, call_id):
                     continue
@@ -356,22 +362,42 @@ class Desk:
         """The same for a call that hears of it at once. Who finds that it does not stand joins again; not too soon."""
         loop, call_id = asyncio.get_running_loop(), place.call.call_id
         stands: asyncio.Future[bool] = loop.create_future()
+        self._room.set_aside(call_id)
         place.inbox.put(Reserved(number, stands))
         reserved = False
         try:
             reserved = await self._hears(number, offer) is not None
         finally:
             if not reserved:
-                self._room.set_aside(call_id)
-                loop.call_later(STUCK_AGAIN_S, _settle, stands, False)
-        if reserved:
-            if call_id in self._room.places:
-                self._room.offered(call_id, number, offer.at, row)
-                self._tell(call_id)
-            else:  # it left meanwhile
-                await self._hears(number, News(What.OFFER_WITHDRAWN, self._clock(), call_id, reason="caller left"))
-            _settle(stands, call_id in self._room.places)
+                self._is_lost(number, call_id, stands)
+        if not reserved:
+            return True
+        if call_id in self._room.places:
+            self._room.offered(call_id, number, offer.at, row)
+            self._tell(call_id)
+            stands.set_result(True)
+        else:  # it left meanwhile
+            stands.set_result(False)
+            await self._hears(number, News(What.OFFER_WITHDRAWN, self._clock(), call_id, reason="caller left"))
         return True
+
+    def _is_lost(self, number: str, call_id: str, stands: asyncio.Future[bool]) -> None:
+        """Nobody is offered a call before this one has joined again: it would be overtaken. Where the agent looks free
+        all the same, the others do not wait for what the watchdog must mend.
+        """
+        loop, agent = asyncio.get_running_loop(), self._agents.get(number)
+        if agent is not None and self._can_be_rung(agent):
+            loop.call_later(STUCK_AGAIN_S, stands.set_result, False)
+            return
+        stands.set_result(False)
+        if call_id in self._room.places:
+            self._come_back.add(call_id)
+            loop.call_later(COMES_BACK_WITHIN_S, self._is_back, call_id)
+
+    def _is_back(self, call_id: str) -> None:
+        if call_id in self._come_back:
+            self._come_back.discard(call_id)
+            self._match_soon()
 
     async def take(self, number: str, held_for: str) -> bool:
         """Reserves agent `number` for that call's name, past the queue: an agent transfers to this one. False if the
@@ -807,9 +833,10 @@ class Desk:
                     return None
                 with self._free_at_once(before, after, news):
                     entered = await self._enter(before, after, news)
+                    if not entered:
+                        await self._look_again(number)
                 if entered:
                     break
-                await self._look_again(number)
             else:
                 return None
             self._is_now(after)
@@ -891,11 +918,6 @@ class WrongPins:
 
     count: int
     locked_until: float | None
-
-
-def _settle(stands: asyncio.Future[bool], value: bool) -> None:
-    if not stands.done():  # whoever waited for it may have been cancelled
-        stands.set_result(value)
 
 
 class Numbers:

@@ -83,6 +83,13 @@ def second_name(call_id: str) -> str:
     return f"{call_id}~second"
 
 
+@dataclass(frozen=True)
+class Settled:
+    """It is known whether the agent is reserved whose `channel` has come."""
+
+    channel: str
+
+
 @dataclass
 class Offer:
     """An agent's phone that was offered this call. Moments are Unix seconds."""
@@ -300,11 +307,13 @@ class Talk:
             self._line.inbox.put(Heard.AGENT_UNREACHABLE)
 
     async def dial(self, channel: str) -> None:
-        """The offer's channel has come to us: only now can it be dialled, and not if its agent is not reserved
-        after all.
+        """The offer's channel has come to us: only now can it be dialled. While it is not known whether the agent is
+        reserved, a `Settled` will tell; if the agent is not, nobody is dialled.
         """
         offer = self._leg(channel)
-        if offer is not None and offer.stands is not None and not await offer.stands:
+        if offer is not None and offer.stands is not None and not offer.stands.done():
+            offer.stands.add_done_callback(lambda _: self._line.inbox.put(Settled(channel)))
+        elif offer is not None and offer.stands is not None and not offer.stands.result():
             log.info("call %s: agent %s is not to be had after all", self._line.id, offer.agent)
             self._line.inbox.put(Heard.OFFER_LOST)
         elif offer is not None:
@@ -368,6 +377,9 @@ class Talk:
 
     async def _not_taken(self, offer: Offer, heard: Heard | None, written: bool) -> None:
         why = OFFER_ENDED.get(heard, "refused") if heard is not None else "refused"
+        if offer.stands is not None and not await offer.stands:  # was never reserved for this call: no fault of theirs
+            self._end_offer(offer, "caller_left")
+            return
         if not written:
             self._end_offer(offer, why)
             self._house.metrics.rona(offer.agent)

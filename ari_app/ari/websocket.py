@@ -411,11 +411,15 @@ class WebSocketWire:
         frame = _request_frame(transaction, method, uri, query, body)
         try:
             async with asyncio.timeout(timeout_s):
-                if blocking or (self._idle_lanes and self._linked().is_asked):
+                if blocking or (self._linked().is_asked and self._has_a_lane_to_spare()):
                     return await self._ask_on_a_lane(transaction, frame)
                 return await self._linked().ask(transaction, frame)
         except TimeoutError:
             raise RequestTimeout(f"no answer to {method} {uri} within {timeout_s} s") from None
+
+    def _has_a_lane_to_spare(self) -> bool:
+        """One that is open and that nobody waits for."""
+        return not self._lane_slots.locked() and any(lane.is_open for lane in self._idle_lanes)
 
     async def _ask_on_a_lane(self, transaction: str, frame: bytes) -> Response:
         async with self._lane_slots:

@@ -162,6 +162,56 @@ async def test_a_caller_who_leaves_while_the_agent_is_being_reserved_leaves_the_
     await hotline.nothing_is_left()
 
 
+async def test_no_phone_rings_for_a_caller_who_left_while_the_agent_was_being_reserved(hotline):
+    await hotline.agent_signs_in("601")
+    caller = await greeted(hotline)
+    rows_are_late(hotline)
+    before = len(hotline.asterisk.requests)
+    await caller.keys("0")
+    await asyncio.sleep(0.5)
+    caller.hang_up()
+    await hotline.duty_becomes("601", "idle", within_s=10)
+    assert "POST create" in asked(hotline, before)
+    assert "POST dial" not in asked(hotline, before)
+
+
+async def test_no_phone_rings_for_a_caller_who_left_while_the_words_were_asked_for(hotline):
+    await hotline.agent_signs_in("601")
+    await hotline.house.desk.pause("601")
+    caller = await greeted(hotline)
+    hotline.asterisk.delays_next("POST", r"/play$", WORDS_LATE_S)
+    before = len(hotline.asterisk.requests)
+    await caller.keys("0")
+    await asyncio.sleep(0.3)
+    caller.hang_up()
+    await asyncio.sleep(0.2)
+    await hotline.house.desk.resume("601")
+    await asyncio.sleep(5.0)
+    assert "POST dial" not in asked(hotline, before)
+    assert await hotline.duty("601") == "idle"
+
+
+async def test_an_agent_without_a_phone_who_is_anothers_is_not_held_to_have_refused(hotline):
+    await hotline.agent_signs_in("601")
+    second = await hotline.agent_signs_in("602")
+    caller = await greeted(hotline)
+    await hotline.ask(
+        lambda s: (
+            s.execute(update(Agent).where(Agent.number == "601").values(state="reserved", call_id="other-9.1")) and None
+        )
+    )
+    rows_are_late(hotline, 0.2)
+    hotline.asterisk.refuses_next("POST", r"channels/create$", 500, "Allocation failed")
+    await caller.keys("0")
+    await (await second.rings(5.0)).picks_up()
+    await caller.hears("opening-agent-602", partly=True)
+    assert hotline.registry.get_sample_value("sanling_agent_rona_total", {"agent": "601"}) in (None, 0.0)
+    assert hotline.house.desk.agent("601").call_id == "other-9.1"
+    caller.hang_up()
+    await hotline.ending()
+    await hotline.nothing_is_left()
+
+
 @pytest.mark.parametrize("after_s", [0.0, 0.01, 0.3, 1.0])
 @pytest.mark.parametrize("late", ["words", "row"])
 async def test_a_controller_that_dies_while_the_agent_is_found_leaves_the_caller_served(hotline, late, after_s):

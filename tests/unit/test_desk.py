@@ -677,11 +677,104 @@ async def test_a_call_that_leaves_in_the_moment_in_which_it_is_told_early_leaves
         await asyncio.sleep(0.1)
         house.desk.leave("demo-1.1")
         assert not await inbox.got[0].stands
-        await settled()
+        await asyncio.sleep(0.5)
         assert house.duties()["601"] == ("idle", None)
         house.joins("demo-2.1")
         await asyncio.sleep(0.5)
         assert house.duties()["601"] == ("reserved", "demo-2.1")
+
+
+async def test_a_call_that_leaves_and_joins_while_the_agent_is_let_go_is_not_told_that_it_has_the_agent():
+    async with opened("601", slow_s=0.2) as house:
+        inbox = house.joins("demo-1.1", early=True)
+        await asyncio.sleep(0.1)
+        house.desk.leave("demo-1.1")
+        await asyncio.sleep(0.2)  # the reservation is written down, and its end is under way
+        house.desk.join("demo-1.1", BEGAN, inbox, early=True)
+        assert not await inbox.got[0].stands
+        await asyncio.sleep(1)
+        assert [reserved.stands.result() for reserved in inbox.got] == [False, True]
+        assert house.duties()["601"] == ("reserved", "demo-1.1")
+
+
+async def test_a_call_that_left_is_told_even_if_its_agent_cannot_be_let_go():
+    async with opened("601", slow_s=0.2) as house:
+        inbox = house.joins("demo-1.1", early=True)
+        await asyncio.sleep(0.1)
+        house.desk.leave("demo-1.1")
+        await asyncio.sleep(0.15)
+        house.behind_the_desks_back("601", Duty.TALKING, "other-9.1")
+
+        async def away(_question: object) -> None:
+            raise StoreUnavailable("as ordered by the test")
+
+        house.ledger.ask = away
+        await asyncio.sleep(0.3)
+        assert inbox.got[0].stands.done()
+
+
+async def fairly(house: House) -> bool:
+    """By what the ledger says."""
+    told = await house.ledger.ask(lambda s: told_by(s.scalars(select(QueueEvent))))
+    return not list(overtakings(told))
+
+
+async def test_whoever_loses_an_agent_in_that_moment_is_overtaken_by_nobody():
+    async with opened("601", "602") as house:
+        house.behind_the_desks_back("601", Duty.RESERVED, "other-9.1")
+        first = house.joins("demo-1.1", early=True)
+        second = Inbox()
+        house.desk.join("demo-2.1", BEGAN + 0.1, second, early=True)
+        await settled()
+        assert not await first.got[0].stands
+        assert second.agents == []
+        house.desk.join("demo-1.1", BEGAN, first, early=True)
+        await settled()
+        assert (first.agents, second.agents) == (["601", "602"], [])
+        assert await fairly(house)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_whoever_loses_an_agent_and_does_not_come_back_holds_nobody_up(leaves):
+    async with opened("601", "602") as house:
+        house.behind_the_desks_back("601", Duty.RESERVED, "other-9.1")
+        house.joins("demo-1.1", early=True)
+        second = Inbox()
+        house.desk.join("demo-2.1", BEGAN + 0.1, second, early=True)
+        await settled()
+        if leaves:
+            house.desk.leave("demo-1.1")
+        await asyncio.sleep(0.1 if leaves else 1.1)
+        assert second.agents == ["602"]
+
+
+async def test_a_phone_that_cannot_be_made_before_its_agent_is_reserved_overtakes_nobody():
+    async with opened("601", "602", slow_s=0.05) as house:
+        first, second = house.joins("demo-1.1", early=True), Inbox()
+        house.desk.join("demo-2.1", BEGAN + 0.0001, second, early=True)
+        await asyncio.sleep(0.01)
+        assert first.agents == ["601"]
+        await house.desk.did_not_answer("demo-1.1", "601", "unreachable")
+        house.desk.join("demo-1.1", BEGAN, first, early=True)
+        await asyncio.sleep(1)
+        assert await fairly(house)
+
+
+async def test_news_that_could_not_be_compared_with_the_database_is_heard_later():
+    """Another desk changed the agent, and the database goes in that moment."""
+    async with opened("601") as house:
+        await house.talks("demo-1.1", "601")
+        house.behind_the_desks_back("601", Duty.TALKING, "other-9.1")
+
+        async def away(_question: object) -> None:
+            raise StoreUnavailable("as ordered by the test")
+
+        house.ledger.ask = away
+        await house.desk.withdraw("demo-1.1", "601")
+        assert house.desk.agent("601").call_id == "demo-1.1", "as before"
+        del house.ledger.ask
+        await asyncio.sleep(2)
+        assert house.desk.agent("601").call_id == "other-9.1"
 
 
 async def test_whoever_has_done_with_a_call_is_sought_while_that_is_written_down():
