@@ -377,7 +377,7 @@ class Talk:
 
     async def _not_taken(self, offer: Offer, heard: Heard | None, written: bool) -> None:
         why = OFFER_ENDED.get(heard, "refused") if heard is not None else "refused"
-        if offer.stands is not None and not await offer.stands:  # was never reserved for this call: no fault of theirs
+        if offer.stands is not None and not await asyncio.shield(offer.stands):  # never reserved: no fault of theirs
             self._end_offer(offer, "caller_left")
             return
         if not written:

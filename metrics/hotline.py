@@ -86,7 +86,8 @@ OfferOutcome = Literal["answered", "refused", "busy", "no_answer", "unreachable"
 """How the ringing of one agent's phone for one caller ended.
 
 refused: the agent pressed reject. unreachable: no phone is registered, or it could not be called.
-caller_left: the caller gave up while the agent's phone rang; not the agent's fault.
+caller_left: the caller gave up while the agent's phone rang, or the agent was another's after all; not the agent's
+fault.
 """
 JUDGED_OFFERS: Final[tuple[OfferOutcome, ...]] = ("answered", "refused", "busy", "no_answer", "unreachable")
 """Those that an agent is held to; the others ended for the caller's reasons, or for ours."""
