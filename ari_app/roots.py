@@ -122,12 +122,15 @@ def sandbox(
     binds; nothing else of the machine but its network. The program dies with the process that started it. `env` is
     added to a clean environment. With `uid` (such as SANDBOX_UID) the program believes to be that user; files it
     makes are its starter's all the same.
+
+    Raises FileNotFoundError if there is no root, and SetUpFailed if there is no bubblewrap.
     """
     root = root.resolve()
+    parts = sorted((root / "usr").iterdir())  # first: whether there is a root at all matters more than what is missing
     command = [*bubblewrap(root), "--die-with-parent", "--clearenv"]
     if uid is not None:
         command += ["--unshare-user", "--uid", str(uid), "--gid", str(uid)]
-    for part in sorted((root / "usr").iterdir()):
+    for part in parts:
         if part.name not in ("local", "src"):  # a clone may lie there
             command += ["--ro-bind", str(part), f"/usr/{part.name}"]
     for link, target in MERGED.items():

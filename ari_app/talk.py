@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from math import ceil
+from math import ceil, inf
 from typing import Literal
 
 from ari_app.ari.errors import AllocationFailed, Conflict, Invalid, NotFound, RequestTimeout
@@ -100,6 +100,8 @@ class Offer:
     at: float
     held_for: str
     """The call's id, or its second name while the agent is of the second line."""
+    made_at: float = 0.0
+    """When Asterisk had answered to the making of the channel; infinite until then. 0: it was there before us."""
     stands: asyncio.Future[bool] | None = None
     """Whether the agent is reserved, if that was still being written down; the phone must not ring before."""
     dialled: bool = False
@@ -233,10 +235,11 @@ class Talk:
         self, channels: Mapping[str, str], at: float, *, away: bool, offering: bool, talking: bool
     ) -> Heard | None:
         """What became of a leg unheard. `channels`: what is there now, with states; what was offered after `at` is
-        not judged. `away`: the link was down. `offering`, `talking`: what the call is at.
+        not judged, nor what may have been made after it: requests overtake each other on their lanes. `away`: the link
+        was down. `offering`, `talking`: what the call is at.
         """
         for offer in self._legs():
-            if offer.left or offer.at >= at:
+            if offer.left or (offer.at if away else max(offer.at, offer.made_at)) >= at:
                 continue
             if offer.channel not in channels:
                 offer.left = True
@@ -288,7 +291,7 @@ class Talk:
     def _new_offer(self, by: Reserved, held_for: str) -> Offer:
         self.offers += 1
         channel = offer_channel(self._line.id, self.offers)
-        return Offer(self.offers, by.agent, channel, self._now(), held_for, by.stands)
+        return Offer(self.offers, by.agent, channel, self._now(), held_for, made_at=inf, stands=by.stands)
 
     async def _ring(self, offer: Offer, display: str, number: str) -> None:
         self._give_keys(offer)
@@ -305,6 +308,8 @@ class Talk:
         except (AllocationFailed, NotFound, Conflict):
             offer.left = True
             self._line.inbox.put(Heard.AGENT_UNREACHABLE)
+        finally:  # without an answer, too: then the next look tells
+            offer.made_at = self._now()
 
     async def dial(self, channel: str) -> None:
         """The offer's channel has come to us: only now can it be dialled. While it is not known whether the agent is

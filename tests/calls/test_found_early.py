@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from ari_app.call import Resync
 from ari_app.flow.duty import Duty
 from ari_app.flow.sop import State
 from ari_app.store.models import Agent
@@ -235,6 +236,25 @@ async def test_a_controller_that_dies_while_the_agent_is_found_leaves_the_caller
     await caller.hears("opening-agent-601", partly=True)
     caller.hang_up()
     assert (await hotline.ending()).outcome == "handled"
+    await hotline.nothing_is_left()
+
+
+async def test_a_look_around_that_overtakes_the_making_of_a_channel_takes_no_offer_for_lost(hotline):
+    """Asterisk answers on several sockets: the list of channels may be told before the channel is made."""
+    agent = await hotline.agent_signs_in("601")
+    caller = await greeted(hotline)
+    hotline.asterisk.delays_next("POST", r"channels/create$", 1.0)
+    await caller.keys("0")
+    await asyncio.sleep(0.5)
+    call = hotline.reception.calls[caller.channel.id]
+    now = call.hotline.clock()
+    call.inbox.put(Resync({call.id: "Up"}, frozenset({call.id}), {}, at=now))
+    offer = await agent.rings(3.0)
+    await offer.picks_up()
+    await caller.hears("opening-agent-601", partly=True)
+    assert [event for _, event in await hotline.offers()] == ["offered", "answered", "joined"]
+    caller.hang_up()
+    await hotline.ending()
     await hotline.nothing_is_left()
 
 

@@ -34,7 +34,10 @@ AUDIO = PROMPTS / "audio"
 HELLO, PAUSED, READY = "agent-busy", "agent-paused", "agent-ready"
 """Three short prompts."""
 
-EVENTS = (*NEEDED_EVENTS, "PlaybackContinuing", "BridgeCreated")
+EVENTS = (
+    *NEEDED_EVENTS, "PlaybackStarted", "PlaybackContinuing", "RecordingStarted", "BridgeCreated", "BridgeDestroyed",
+    "ChannelEnteredBridge",
+)  # fmt: skip
 
 
 class Tapped:

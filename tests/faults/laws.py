@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from ari_app.cases import normalise_number
 from ari_app.errors import SanlingError
-from ari_app.flow.sop import State
+from ari_app.flow.sop import Heard, State
 from ari_app.ledger import replay
 from ari_app.store.models import (
     Agent,
@@ -52,6 +52,8 @@ COARSE_S = 0.05
 """So far behind may be the clock that Asterisk takes that second from, time(2): it moves with the kernel's ticks."""
 DIALS_WITHIN_S = 0.5
 """From the decision to call somebody to the beginning of that call's recording."""
+WAITS_HERE_S = 0.05
+"""Sooner than any phone can be busy: the person to be called back waits in a call of their own, and is not dialled."""
 CROSSES_S = 1.0
 """Two ends of a call may see it end so far apart."""
 
@@ -180,6 +182,12 @@ def every_call_recorded(seen: Evidence) -> list[str]:
         select(Transition.call_id, Transition.at).where(Transition.next == State.CALLING_OUT.name)
     )
     decided = {call_id: at for call_id, at in rows_of_calls}
+    busy = select(Transition.call_id, Transition.at).where(
+        Transition.state == State.CALLING_OUT.name, Transition.heard == Heard.OUTSIDE_BUSY.name
+    )
+    for call_id, at in seen.session.execute(busy):
+        if at - decided.get(call_id, at) < WAITS_HERE_S:  # the person waits in another call: nobody was dialled
+            decided.pop(call_id, None)
     for call_id, call in seen.calls.items():
         if call_id in seen.placed and not _was_dialled(call.at, decided.get(call_id), seen.asterisk_killed):
             continue

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ari_app.ari import Client, LinkDown, LinkUp
+from ari_app.ari.client import NEEDED_EVENTS
 from ari_app.ari.errors import ApplicationReplaced, NotFound, RequestTimeout, ServerError, Unreachable
 from ari_app.testcall.phone import NotHeard, TooLate
 from tests.fake.asterisk import LANES_KEPT, FakeAsterisk, NotModelled, seconds_each
@@ -317,7 +318,8 @@ async def test_who_joins_a_bridge_during_a_prompt_has_not_heard_it_whole(hotline
 
 @pytest.mark.parametrize(("late_s", "before_the_answer"), [(0.0, True), (0.01, False)])
 async def test_events_come_before_the_answer_or_after_it(late_s: float, before_the_answer: bool) -> None:
-    async with FakeAsterisk(events_late_s=late_s) as asterisk, Client(asterisk) as client:
+    events = (*NEEDED_EVENTS, "PlaybackStarted")
+    async with FakeAsterisk(events_late_s=late_s) as asterisk, Client(asterisk, events=events) as client:
         await client.links.get()
         hotline = Hotline(asterisk, client)
         _, id = await hotline.answers()
