@@ -38,14 +38,15 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs by the machine's clock, with real processes and phones, is marked, so that nothing that only computes
-    takes the processor away from it; and is made once more if it fails: a machine that stands still for half a second
-    swallows syllables. The closing line counts these. Virtual time has no such excuse.
+    takes the processor away from it: a machine that stands still for half a second swallows syllables. What fails is
+    made once more, in `make test` with fewer beside it. Virtual time has no such excuse.
     """
     for item in items:
         real_time = any(item.get_closest_marker(mark) for mark in REAL_TIME)
         if real_time or {"integration", "asterisk"} & set(item.path.parts):
             item.add_marker(pytest.mark.by_the_clock)
-            item.add_marker(pytest.mark.flaky(reruns=1))
+            if item.get_closest_marker("alone"):
+                item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 def pytest_sessionfinish() -> None:

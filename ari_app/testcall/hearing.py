@@ -415,20 +415,29 @@ class Ear:
         """How long one must listen to know the prompt: its length, or MUSIC_LEAST_S for a loop."""
         return MUSIC_LEAST_S if prompt in self._loops else len(self._prompts[prompt]) / RATE
 
-    def judge(self, samples: Samples, prompt: str, *, against: Collection[str] = (), from_s: float = 0.0) -> Heard:
+    def judge(
+        self,
+        samples: Samples,
+        prompt: str,
+        *,
+        against: Collection[str] = (),
+        from_s: float = 0.0,
+        whole: bool = False,
+    ) -> Heard:
         """The best place of `prompt` in what was heard after `from_s`, heard or not: ask `whole` or `partly`.
 
-        Prompts whose ids differ in one word, and those in `against`, must be clearly worse there. Of several whole
-        ones the first is told. Raises KeyError for a prompt that this ear does not know.
+        Prompts whose ids differ in one word, and those in `against`, must be clearly worse there; with `whole` they
+        are compared only where the prompt was heard to its end, for they may be many. Of several whole ones the first
+        is told. Raises KeyError for a prompt that this ear does not know.
         """
         skipped = int(from_s * RATE)
         listening = _Listening(samples[skipped:])
         found = self._loop_in(listening, prompt) if prompt in self._loops else self._in(listening, prompt)
         if not found:
             return Heard(prompt, from_s, from_s, 0.0, 0.0, 0.0)
-        whole = [heard for heard in found if heard.whole or prompt in self._loops]
-        best = min(whole, key=lambda h: h.at_s) if whole else max(found, key=_weight)
-        if prompt not in self._loops and best.partly:
+        to_the_end = [heard for heard in found if heard.whole or prompt in self._loops]
+        best = min(to_the_end, key=lambda h: h.at_s) if to_the_end else max(found, key=_weight)
+        if prompt not in self._loops and (best.whole if whole else best.partly):
             rivals = {*self.one_word_apart(prompt), *against} - {prompt}
             best = self._against(listening, best, rivals)
         return _later(best, skipped / RATE)

@@ -369,7 +369,7 @@ class Call:
             over = self._tape.whole.is_set()
             sound = self.heard
             if sound.seconds >= judge_at_s or over:
-                found = await asyncio.to_thread(ear.judge, sound.samples, prompt, from_s=searched_s)
+                found = await asyncio.to_thread(ear.judge, sound.samples, prompt, from_s=searched_s, whole=not partly)
                 if found.whole or (partly and found.partly and (over or found.over_by(sound.seconds))):
                     self._heard_until_s = found.until_s
                     return found

@@ -163,6 +163,7 @@ def test_near_duplicates_are_settled_by_the_word_in_which_they_differ(said: str,
     sound = on_the_line(said)
     assert EAR.judge(sound, said).gap > 0.9
     assert EAR.judge(sound, other).gap < -0.9
+    assert not EAR.judge(sound, other, whole=True).whole
     assert [heard.prompt for heard in EAR.transcript(sound)] == [said]
 
 
@@ -172,6 +173,8 @@ def test_near_duplicates_cut_before_their_word_leave_it_open() -> None:
         heard = EAR.judge(sound, prompt)
         assert heard.partly
         assert abs(heard.gap) < 0.25
+        unasked = EAR.judge(sound, prompt, whole=True)
+        assert (unasked.whole, unasked.rival) == (False, "")
 
 
 def test_recordings_that_do_not_differ_are_not_told_apart() -> None:
