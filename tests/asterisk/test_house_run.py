@@ -42,6 +42,7 @@ class Running:
         self._heard = heard
         of_systemd = {"NOTIFY_SOCKET": systemd, "WATCHDOG_USEC": "2000000"}
         self._environment = {**os.environ, **environment_of(settings), **of_systemd}
+        self._by_hand = {name: value for name, value in self._environment.items() if name != "NOTIFY_SOCKET"}
         self.out = settings.run_dir.parent / "out"
         with self.out.open("wb") as out:
             self.process = subprocess.Popen(
@@ -59,13 +60,27 @@ class Running:
         """Exit code and all that was printed."""
         return await self._run(self._command(*arguments))
 
+    @asynccontextmanager
+    async def draining(self) -> AsyncIterator[asyncio.subprocess.Process]:
+        """`sanling drain`, which has found the hotline and waits for its end."""
+        process = await asyncio.create_subprocess_exec(
+            *self._command("drain"), env=self._by_hand, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        try:
+            assert process.stdout is not None
+            assert b"call" in await asyncio.wait_for(process.stdout.readline(), 30)
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
     async def second_controller(self) -> tuple[int, str]:
         return await self._run([sys.executable, "-m", "ari_app"])
 
     async def _run(self, command: list[str]) -> tuple[int, str]:
-        environment = {name: value for name, value in self._environment.items() if name != "NOTIFY_SOCKET"}
         done = await asyncio.to_thread(
-            subprocess.run, command, env=environment, cwd=PROJECT, capture_output=True, text=True, timeout=60
+            subprocess.run, command, env=self._by_hand, cwd=PROJECT, capture_output=True, text=True, timeout=60
         )
         return done.returncode, done.stdout + done.stderr
 
@@ -187,12 +202,12 @@ async def drained_with_people_on_the_line(hotline: Running) -> None:
         assert "ends after the last one" in said
         await late.dial("12368")
         await late.answered()
-        draining = asyncio.create_task(hotline.sanling("drain"))
-        await served.hang_up()
-        await hotline.until(lambda now: now.parts["controller"].pid is None, 15)
-        assert not late.hung_up_by_hotline.is_set()
-        assert not draining.done()
-        await late.hang_up()
-        code, said = await draining
-        assert code == 0, said
-        assert said.endswith("stopped\n")
+        async with hotline.draining() as draining:
+            await served.hang_up()
+            await hotline.until(lambda now: now.parts["controller"].pid is None, 15)
+            assert not late.hung_up_by_hotline.is_set()
+            assert draining.returncode is None
+            await late.hang_up()
+            said, _ = await draining.communicate()
+            assert draining.returncode == 0, said
+            assert said.endswith(b"stopped\n")

@@ -39,6 +39,7 @@ def speech(seconds: float) -> bytes:
 # ---------------------------------------------------------------- how it was
 
 
+@pytest.mark.real_for("3-*6", "5-hangs up")
 @pytest.mark.parametrize("ends", ["*6", "hangs up"])
 @pytest.mark.parametrize("score", [3, 5])
 async def test_a_caller_who_is_content_is_asked_once_and_hears_the_closing_question(hotline, ends, score):

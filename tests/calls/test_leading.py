@@ -58,6 +58,7 @@ async def acts(hotline: Script) -> list[tuple[str, str, str, str | None]]:
     return [(row.who, row.event, row.what, row.whom) for row in await hotline.ask(lambda s: s.scalars(rows).all())]
 
 
+@pytest.mark.real_for("*83601-leading-join-True-True")
 @pytest.mark.parametrize(("code", "said", "agent_hears", "caller_hears"), [
     ("*81601", "leading-listen", False, False),
     ("*82601", "leading-whisper", True, False),
@@ -109,6 +110,7 @@ async def test_one_key_changes_what_the_leader_does(hotline):
     assert told.count(("began", "listen")) == told.count(("ended", "listen")) == 2
 
 
+@pytest.mark.real_for("4")
 @pytest.mark.parametrize("how", ["*84601", "4"])
 async def test_the_leader_goes_on_with_the_caller_and_the_agent_wraps_up(hotline, how):
     caller, agent = await in_talk(hotline)

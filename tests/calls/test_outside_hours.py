@@ -139,6 +139,7 @@ async def test_a_proven_party_hears_hearing_milestones_and_orders_in_whole_claus
     assert "WAITING" not in await hotline.states()
 
 
+@pytest.mark.fake_only
 async def test_whoever_was_proven_before_is_not_asked_again(hotline):
     caller = await shut(hotline, PARTY, "2112345#99#1")
     await caller.hears("ask-after-hours", within_s=20)

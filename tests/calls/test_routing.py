@@ -101,6 +101,7 @@ async def test_an_agent_who_only_helps_out_is_rung_after_twenty_seconds(hotline)
         await nobody_was_overtaken(hotline)
 
 
+@pytest.mark.fake_only
 async def test_the_agent_of_the_last_time_is_rung_first(hotline):
     last = await hotline.agent_signs_in("605")
     caller = await waits(hotline, PARTY, *VERIFIED, "1")
@@ -117,6 +118,7 @@ async def test_the_agent_of_the_last_time_is_rung_first(hotline):
     await nobody_was_overtaken(hotline)
 
 
+@pytest.mark.fake_only
 async def test_whoever_declined_is_not_offered_the_call_again_while_somebody_else_could_take_it(hotline):
     first, second = await hotline.agent_signs_in("606"), await hotline.agent_signs_in("607")
     talking = await waits(hotline)
@@ -136,6 +138,7 @@ async def test_whoever_declined_is_not_offered_the_call_again_while_somebody_els
     await nobody_was_overtaken(hotline)
 
 
+@pytest.mark.fake_only
 async def test_whoever_declined_is_offered_the_call_again_if_nobody_else_could_take_it(hotline):
     only = await hotline.agent_signs_in("608")
     caller = await waits(hotline)
@@ -147,6 +150,7 @@ async def test_whoever_declined_is_offered_the_call_again_if_nobody_else_could_t
     await hotline.ending()
 
 
+@pytest.mark.fake_only
 async def test_something_pressing_comes_first(hotline):
     agent = await hotline.agent_signs_in("609")
     talking = await waits(hotline)

@@ -96,7 +96,7 @@ async def test_lawyer_calling_from_the_office_keys_the_registered_mobile(hotline
     assert (await hotline.identity()).verified
 
 
-@pytest.mark.real_for("shan")
+@pytest.mark.fake_only
 @pytest.mark.parametrize("name", ["79", "29", "39"], ids=["shan", "chan", "dan"])
 async def test_every_reading_of_a_polyphone_is_accepted(hotline, name):
     caller = await hotline.rings(from_="15400002003")  # 单文博: W B after 单's three readings
@@ -171,7 +171,7 @@ async def unverified(hotline, number, role, keys, wrong, said):
 QUESTIONED = [state for state in KEYS if state in QUESTIONS]
 
 
-@pytest.mark.real_for("GREETING", "PARTY_NAME", "ASKING_NEED")
+@pytest.mark.real_for("GREETING", "ASKING_NEED")
 @pytest.mark.parametrize("state", [State.GREETING, *QUESTIONED], ids=lambda state: state.name)
 async def test_zero_is_a_person_at_every_question(hotline, state):
     agent = await hotline.agent_signs_in("604")
@@ -186,6 +186,7 @@ async def test_zero_is_a_person_at_every_question(hotline, state):
     assert (await hotline.ending()).outcome == "handled"
 
 
+@pytest.mark.real_for("LEAVING")
 @pytest.mark.parametrize("state", [State.CLOSING, State.LEAVING], ids=lambda state: state.name)
 async def test_zero_after_the_closing_is_a_person_again(hotline, state):
     agent = await hotline.agent_signs_in("605")
@@ -199,7 +200,7 @@ async def test_zero_after_the_closing_is_a_person_again(hotline, state):
     assert (await hotline.ending()).outcome == "handled"
 
 
-@pytest.mark.real_for("LAWYER_FIRM", "ASKING_ROLE")
+@pytest.mark.real_for("ASKING_ROLE")
 @pytest.mark.parametrize("state", QUESTIONED, ids=lambda state: state.name)
 async def test_silence_is_asked_three_times_and_then_the_call_goes_on(hotline, state):
     caller, _ = await reach(hotline, state)
@@ -215,7 +216,7 @@ async def test_silence_is_asked_three_times_and_then_the_call_goes_on(hotline, s
     await hotline.ending()
 
 
-@pytest.mark.real_for("PARTY_CASE", "LAWYER_MOBILE")
+@pytest.mark.real_for("PARTY_CASE")
 @pytest.mark.parametrize("state", [s for s in ENTRIES if s in KEYS], ids=lambda state: state.name)
 async def test_an_impossible_entry_is_refused_and_a_star_starts_over(hotline, state):
     caller, _ = await reach(hotline, state)
@@ -241,7 +242,7 @@ async def test_typing_over_a_prompt_stops_it(hotline):
     await hotline.ending()
 
 
-@pytest.mark.real_for("RINGING", "GREETING", "WAITING", "OFFERING", "WHISPERING", "TALKING", "RATING", "CLOSING")
+@pytest.mark.real_for("RINGING", "OFFERING", "WHISPERING", "TALKING", "RATING")
 @pytest.mark.parametrize(
     "state",
     [State.RINGING, *KEYS, *WITH_AGENT],
@@ -267,6 +268,7 @@ async def test_caller_may_hang_up_while_the_identity_is_checked(hotline):
     await hotline.nothing_is_left()
 
 
+@pytest.mark.real_for("486-busy", "603-refused")
 @pytest.mark.parametrize(("code", "outcome"), [(486, "busy"), (603, "refused"), (480, "no_answer")])
 async def test_agent_who_refuses_is_paused_and_the_offer_goes_on(hotline, code, outcome):
     first = await hotline.agent_signs_in("607")
