@@ -43,9 +43,14 @@ test: lint  ## set-up, every check and every test
 	@$(BIN)/python -m pytest -q -n 2 -p no:randomly $(FLOW_TESTS) --cov=ari_app/flow --cov-branch --cov-fail-under=100 --cov-report=
 	@$(BIN)/python -m pytest -q -p no:randomly -m alone tests/faults tests/asterisk tests/unit/test_house_processes.py
 	@$(BIN)/python -m pytest -q -n 2 -m "not by_the_clock" $(FLOW_TESTS:%=--ignore=%)
-	@$(BIN)/python -m pytest -n $(WORKERS) -m "by_the_clock and not alone" || { [ $$? = 1 ] && \
-		echo "What failed is made once more, two at a time: on a busy machine phones lose sound." && \
-		$(BIN)/python -m pytest -n 2 -m "by_the_clock and not alone" --last-failed --maxfail 20; }
+	@failed=; \
+	part() { $(BIN)/python -m pytest -n $(WORKERS) -m "by_the_clock and not alone and $$1" "$${@:2}" || { [ $$? = 1 ] && failed=1; }; }; \
+	part "not asterisk" tests/unit tests/integration; \
+	part asterisk tests/asterisk tests/calls tests/contract tests/faults; \
+	if [ "$$failed" ]; then \
+		echo "What failed is made once more, two at a time: on a busy machine phones lose sound."; \
+		$(BIN)/python -m pytest -n 2 -m "by_the_clock and not alone" --last-failed --maxfail 20; \
+	fi
 
 lint: $(READY)
 	@$(BIN)/ruff check .

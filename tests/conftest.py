@@ -26,6 +26,9 @@ TOGETHER = ("test_agi_server", "test_recordings_s3", "test_store_postgres", "tes
 OWN_HOTLINE = ("test_agents", "test_outside_hours", "test_second_line_heard")
 """Files whose real calls need a hotline with settings of their own, which costs ten seconds of processor time."""
 
+COMPUTES = ("test_alert_rules",)
+"""Files of tests/integration that wait for nothing and use all of the processor."""
+
 REAL_TIME = ("real_time", "asterisk", "s3", "postgres")
 
 
@@ -43,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         real_time = any(item.get_closest_marker(mark) for mark in REAL_TIME)
-        if real_time or {"integration", "asterisk"} & set(item.path.parts):
+        if real_time or ({"integration", "asterisk"} & set(item.path.parts) and item.path.stem not in COMPUTES):
             item.add_marker(pytest.mark.by_the_clock)
             if item.get_closest_marker("alone"):
                 item.add_marker(pytest.mark.flaky(reruns=1))

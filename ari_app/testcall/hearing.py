@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import functools
 import wave
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -464,6 +465,11 @@ class Ear:
         for loop in self._loops & set(known):
             told += self._loop_in(listening, loop)
         return [_later(heard, skipped / RATE) for heard in sorted(told, key=lambda h: h.at_s)]
+
+    def everyday(self) -> list[str]:
+        """Without names, numbers and times of day: ids that differ in the last word alone, if there are twenty."""
+        families = Counter(prompt.rpartition("-")[0] for prompt in self._prompts)
+        return [prompt for prompt in self._prompts if families[prompt.rpartition("-")[0]] < 20]
 
     def _template(self, prompt: str) -> _Template:
         if prompt not in self._templates:

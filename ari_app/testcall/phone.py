@@ -387,7 +387,8 @@ class Call:
 
     def _what_instead(self, prompt: str, begin_s: float, best: Heard | None) -> str:
         sound = self.heard
-        instead = self.phone.phones.ear.transcript(sound.samples, from_s=begin_s)
+        ear = self.phone.phones.ear
+        instead = ear.transcript(sound.samples, ear.everyday(), from_s=begin_s)  # all prompts take seconds
         story = ", ".join(str(heard) for heard in instead) or "nothing known"
         return (
             f"{self!r} did not hear {prompt} between {begin_s:.1f} s and {sound.seconds:.1f} s; "

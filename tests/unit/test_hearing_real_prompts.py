@@ -49,3 +49,10 @@ def test_a_call_through_the_everyday_prompts_is_written_down() -> None:
     told = [prompt for prompt in EVERYDAY if prompt in ("opening", "ask-role", "ask-need", "transferring", "closing")]
     sound = np.concatenate([on_the_line(prompt) for prompt in told])
     assert [heard.prompt for heard in ear().transcript(sound, EVERYDAY)] == told
+
+
+def test_what_was_heard_instead_is_sought_among_sentences() -> None:
+    everyday = ear().everyday()
+    assert {"opening", "ask-role", "fallback-sorry", "closing"} <= set(everyday)
+    assert not [prompt for prompt in everyday if prompt.startswith(("position-", "wait-", "digits-", "minute-"))]
+    assert len(everyday) < len(SOUNDS) / 4
