@@ -569,6 +569,7 @@ class _Handset:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=1 << 20,
+            start_new_session=True,  # Linux shares the processor out by sessions: sound is not behind who computes here
         )
         handset = cls(process)
         try:

@@ -33,10 +33,12 @@ async def test_a_real_call_is_followed_step_by_step_and_its_agent_is_paused_over
         timeout=10,
     ) as api:
         told: list[tuple[str, Any]] = []
+        connected = asyncio.Event()
 
         async def follow() -> None:
             async with api.stream("GET", "/events", timeout=None) as stream:
                 kind = ""
+                connected.set()
                 async for line in stream.aiter_lines():
                     name, _, value = line.partition(": ")
                     if name == "event":
@@ -45,6 +47,7 @@ async def test_a_real_call_is_followed_step_by_step_and_its_agent_is_paused_over
                         told.append((kind, json.loads(value)))
 
         following = asyncio.create_task(follow())
+        await asyncio.wait_for(connected.wait(), 10)
         agent = await hotline.agent_signs_in("601")
         caller = await hotline.rings(from_=PARTY)
         await caller.answered()
