@@ -150,6 +150,7 @@ async def test_whoever_was_proven_before_is_not_asked_again(hotline):
     assert (await hotline.states()).count("ASKING_ROLE") <= 1
 
 
+@pytest.mark.fake_only
 async def test_whoever_is_not_proven_hears_nothing_of_the_case_however_often_the_menu_is_tried(hotline):
     caller = await shut(hotline, PARTY)
     await caller.hears("ask-after-hours", within_s=20)
@@ -272,6 +273,7 @@ async def test_an_empty_message_is_said_and_asked_for_again_and_the_third_time_i
     assert await hotline.ask(lambda s: orders.orders(s, call_id=ending.call_id)) == []
 
 
+@pytest.mark.fake_only
 async def test_a_proven_caller_hears_of_the_message_that_waits_to_be_answered(hotline):
     for left in await hotline.ask(orders.orders):  # by scripts that this hotline served before
         await hotline.ask(
