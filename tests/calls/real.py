@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import csv
+import fcntl
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import tempfile
 import time
 import urllib.request
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,6 +55,14 @@ def own_network(nth: int = 0) -> str:
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw30").removeprefix("gw"))
     return f"127.{64 + crc32(run.encode()) % 128}.{worker * 8 + nth}"
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Of all test processes of this user. A start takes all of a small machine, and calls beside it lose sound."""
+    with Path(tempfile.gettempdir(), f"sanling-tests-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 class Running:
@@ -114,7 +123,8 @@ class Running:
                 time_zone=zone_of_noon(),
                 **{"queue": {"wrap_up_s": 6.0}, **changed},
             )
-            cls._running[key] = cls(settings, desk)
+            with one_at_a_time():
+                cls._running[key] = cls(settings, desk)
         return cls._running[key]
 
     def _wait(self) -> None:
