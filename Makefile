@@ -48,8 +48,8 @@ test: lint  ## set-up, every check and every test
 	part "not asterisk" tests/unit tests/integration; \
 	part asterisk tests/asterisk tests/calls tests/contract tests/faults; \
 	if [ "$$failed" ]; then \
-		echo "What failed is made once more, two at a time: on a busy machine phones lose sound."; \
-		$(BIN)/python -m pytest -n 2 -m "by_the_clock and not alone" --last-failed --maxfail 20; \
+		echo "What failed is made again, two at a time, twice at most: on a busy machine phones lose sound."; \
+		$(BIN)/python -m pytest -n 2 -m "by_the_clock and not alone" --last-failed --reruns 1 --maxfail 20; \
 	fi
 
 lint: $(READY)
