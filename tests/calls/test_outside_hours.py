@@ -150,7 +150,6 @@ async def test_whoever_was_proven_before_is_not_asked_again(hotline):
     assert (await hotline.states()).count("ASKING_ROLE") <= 1
 
 
-@pytest.mark.fake_only
 async def test_whoever_is_not_proven_hears_nothing_of_the_case_however_often_the_menu_is_tried(hotline):
     caller = await shut(hotline, PARTY)
     await caller.hears("ask-after-hours", within_s=20)

@@ -440,7 +440,6 @@ async def test_caller_may_hang_up_in_the_closing_at_the_ceiling():
         await hotline.nothing_is_left()
 
 
-@pytest.mark.fake_only
 @pytest.mark.hotline_settings(ending={"call_ceiling_s": 75.0, "warn_before_ceiling_s": 60.0})
 async def test_a_call_has_a_ceiling_warned_a_minute_before(hotline):
     agent = await hotline.agent_signs_in("607")
