@@ -42,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs by the machine's clock, with real processes and phones, is marked, so that nothing that only computes
     takes the processor away from it: a machine that stands still for half a second swallows syllables. What fails is
-    made once more, in `make test` with fewer beside it. Virtual time has no such excuse.
+    made again in `make test`, twice at most, with fewer beside it. Virtual time has no such excuse.
     """
     for item in items:
         real_time = any(item.get_closest_marker(mark) for mark in REAL_TIME)
