@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -29,6 +29,24 @@ OWN_HOTLINE = ("test_agents", "test_outside_hours", "test_second_line_heard")
 COMPUTES = ("test_alert_rules",)
 """Files of tests/integration that wait for nothing and use all of the processor."""
 
+LONG = (
+    "test_one_kill_and_callers_in_every_kind_of_state",
+    "test_what_freezes_or_dies_is_replaced_and_the_rest_stays",
+    "test_a_call_has_a_ceiling_warned_a_minute_before",
+    "test_party_is_verified_served_and_hung_up_five_seconds_after_the_closing",
+    "test_party_with_a_wrong_element_three_times_hears_nothing_of_the_case_and_reaches_an_agent_as_unverified",
+    "test_lawyer_with_a_wrong_element_three_times_hears_nothing_of_the_case_and_reaches_an_agent_as_unverified",
+    "test_who_sends_nothing_is_counted_and_who_is_held_or_heard_is_not",
+    "test_two_callers_and_one_agent",
+    "test_the_number_is_read_back_and_the_person_called_once_an_agent_is_there",
+    "test_asterisk_ends_and_whoever_was_cut_off_is_called_back_first",
+    "test_three_shifts_are_as_erlang_a_says_and_nobody_is_overtaken",
+    "test_the_known_figures_come_out_of_the_desk",
+    "test_the_index_answers_as_the_specification_in_thousands_of_days",
+    "test_whatever_comes_in_whatever_order_an_agent_is_sound_and_holds_one_call_until_it_is_over",
+)
+"""Tests of a minute's call or ten seconds' computing. They begin first: one that began last would be waited for."""
+
 REAL_TIME = ("real_time", "asterisk", "s3", "postgres")
 
 
@@ -38,8 +56,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"horizon(seconds): virtual seconds a test may take ({HORIZON_S:.0f})")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """What runs by the machine's clock, with real processes and phones, is marked, so that nothing that only computes
     takes the processor away from it: a machine that stands still for half a second swallows syllables. What fails is
     made again in `make test`, twice at most, with fewer beside it. Virtual time has no such excuse.
@@ -50,6 +68,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.by_the_clock)
             if item.get_closest_marker("alone"):
                 item.add_marker(pytest.mark.flaky(reruns=1))
+    yield
+    items.sort(key=lambda item: item.name.partition("[")[0] not in LONG)  # after they were shuffled
 
 
 def pytest_sessionfinish() -> None:
