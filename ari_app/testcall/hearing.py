@@ -2,10 +2,10 @@
 
 Theory of operation. A telephone line adds noise, loses and repeats frames of 20 ms, and people talk over prompts, so
 a prompt is never compared as one piece. It is cut into blocks of 0.4 s, with a last block at its very end so that a
-prompt cut short is noticed. Each block is looked for within ±0.25 s of where it should be, or somewhat later than the
-one before it, by cross-correlation normalised by the energy on the spot: 1 is the very same sound, wrong speech stays
-near 0.3. A prompt's score is the
-mean of its blocks, its share the part of blocks above 0.5.
+prompt cut short is noticed. Each block is looked for within ±0.25 s of where it should be, or up to a second later
+than the one before it, for a line may stand still. It is found by cross-correlation normalised by the energy on the
+spot: 1 is the very same sound, wrong speech stays near 0.3. A prompt's score is the mean of its blocks, its share the
+part of blocks above 0.5.
 
 Where to look is found first at 2 kHz: its first two blocks and the strongest of every 0.8 s after them vote for
 a start.
@@ -64,8 +64,9 @@ _VOTE_OF_TWO = 0.15
 """What two voters alone must have more: the others may have been cut off."""
 _MOST_HITS = 12
 
-_SLIPS = (int(0.23 * RATE), int(0.70 * RATE))
-"""Blocks that were not in their place may have come later than the ones before: by up to 0.48 s, by up to 0.95 s."""
+_SLIPS = (int(0.23 * RATE), int(0.70 * RATE), -int(0.23 * RATE), -int(0.70 * RATE), 0)
+"""Blocks that were not in their place may have come later than the ones before, by up to 0.48 s, by up to 0.95 s; or
+that much earlier than the ones after, where those told when it began; or as late as the ones before."""
 
 # Music is heard in windows.
 _WINDOW = _COARSE_RATE
@@ -267,18 +268,27 @@ class _Blocks:
         """How well each block fits if the prompt began at `start` of `sound`, following it where it slips."""
         match = self.at(sound, self.starts + start)
         for slip in _SLIPS:
-            if not len(match.heard) / 4 < np.count_nonzero(match.heard) < len(match.heard):
+            if match.heard.all() or not match.heard.any():
                 break
-            known = np.maximum.accumulate(np.where(match.heard, np.arange(len(match.heard)), 0))
-            shift = match.late[known] + slip
+            known = self._nearest_heard(match.heard, before=slip >= 0)
+            shift = np.where(known >= 0, match.late[known] + slip, 0)
             again = self.at(sound, self.starts + start + shift)
-            found = ~match.heard & (again.scores > SCORE_PASSES)
+            found = ~match.heard & (known >= 0) & (again.heard if slip == 0 else again.scores > SCORE_PASSES)
             match = _Match(
                 np.where(found, again.scores, match.scores),
                 np.where(found, again.late + shift, match.late),
                 match.heard | found,
             )
         return match
+
+    @staticmethod
+    def _nearest_heard(heard: NDArray[np.bool_], *, before: bool) -> NDArray[np.int64]:
+        """For each block the nearest one that was heard, of those before it or of those after it; -1: none."""
+        places = np.where(heard, np.arange(len(heard)), -1)
+        if before:
+            return np.maximum.accumulate(places)
+        after = np.minimum.accumulate(np.where(places < 0, len(heard), places)[::-1])[::-1]
+        return np.where(after == len(heard), -1, after)
 
     def at(self, sound: Samples, places: NDArray[np.int64]) -> _Match:
         """How well each block fits near its place, one place a block."""

@@ -373,7 +373,7 @@ class Call:
                 if found.whole or (partly and found.partly and (over or found.over_by(sound.seconds))):
                     self._heard_until_s = found.until_s
                     return found
-                if best is None or found.score > best.score:
+                if best is None or found.score * found.share > best.score * best.share:
                     best = found
                 searched_s = max(begin_s, sound.seconds - length_s - 2.0)
                 # It is being said, and not over before its end; or it has not begun.

@@ -123,6 +123,23 @@ def test_a_prompt_is_heard_whole_on_a_bad_line_too(line: str, prompt: str) -> No
     assert heard.at_s == pytest.approx(1.3, abs=0.1)
 
 
+@pytest.mark.parametrize("still_s", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("prompt", SAID)
+def test_a_line_may_stand_still_for_a_moment_wherever_it_likes(prompt: str, still_s: float) -> None:
+    sound = on_the_line(prompt)
+    for at in np.arange(1.3 + 0.4, len(sound) / RATE - 0.7 - 0.3, 0.4):
+        before, after = np.split(sound, [int(at * RATE)])
+        heard = EAR.judge(np.concatenate([before, pause(still_s), after]), prompt)
+        assert heard.whole, f"still at {at:.1f} s: {heard}"
+        assert heard.at_s == pytest.approx(1.3, abs=0.1)
+
+
+def test_a_prompt_in_two_pieces_is_not_whole() -> None:
+    before, after = np.split(on_the_line("ask-role"), [int(2.5 * RATE)])
+    for between in (pause(1.5), PROMPTS["closing"]):
+        assert not EAR.judge(np.concatenate([before, between, after]), "ask-role").whole
+
+
 @pytest.mark.parametrize("prompt", SAID)
 def test_at_0_db_it_is_still_named_and_placed(prompt: str) -> None:
     heard = EAR.judge(noisy(on_the_line(prompt), 0), prompt)
