@@ -10,12 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psycopg
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import StaticPool
@@ -25,6 +20,8 @@ from ari_app.errors import StoreUnavailable
 __all__ = ["check_version", "migrate", "open_engine", "session", "transaction"]
 
 
+VERSION = "0004"
+"""The newest migration, which `check_version` wants: alembic itself would take a fifth of a second to load."""
 SQLITE_LOCK_S = 1.0
 """So long a statement waits for another's lock on the file."""
 SQLITE_LOCK_SHORT_S = 0.5
@@ -59,6 +56,8 @@ def open_engine(url: str, *, answer_within_s: float | None = None) -> Engine:
 
 
 def _impatient(url: URL, answer_within_s: float) -> Engine:
+    import psycopg  # slow to load, and SQLite does without
+
     given = dict(url.query)
     limit = f"-c statement_timeout={round(answer_within_s * 1000)}"
     limits = {"connect_timeout": "2", **given, "options": f"{given.get('options', '')} {limit}".strip()}
@@ -112,28 +111,27 @@ def _told_apart() -> Iterator[None]:
         raise
 
 
-def _alembic(engine: Engine) -> Config:
+def migrate(engine: Engine, to: str = "head") -> None:
+    """Brings the database to this version's tables, or up to an earlier one's; nothing is lost."""
+    from alembic import command  # slow to load, and only a set-up needs it
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["engine"] = engine
-    return config
-
-
-def migrate(engine: Engine) -> None:
-    """Brings the database to this version's tables; nothing is lost."""
     try:
-        command.upgrade(_alembic(engine), "head")
+        command.upgrade(config, to)
     except DBAPIError as error:
         raise StoreUnavailable(f"The database cannot be used: {error.orig}") from error
 
 
 def check_version(engine: Engine) -> None:
     """Raises StoreUnavailable if the tables are not those of this version, saying what to run."""
-    head = ScriptDirectory.from_config(_alembic(engine)).get_current_head()
     try:
         with engine.connect() as connection:
-            current = MigrationContext.configure(connection).get_current_revision()
+            known = inspect(connection).has_table("alembic_version")
+            current = connection.scalar(text("SELECT version_num FROM alembic_version")) if known else None
     except DBAPIError as error:
         raise StoreUnavailable(f"The database cannot be used: {error.orig}") from error
-    if current != head:
-        raise StoreUnavailable(f"The database is at version {current}, not {head}: run `sanling setup`.")
+    if current != VERSION:
+        raise StoreUnavailable(f"The database is at version {current}, not {VERSION}: run `sanling setup`.")

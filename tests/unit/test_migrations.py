@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from alembic import command
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
@@ -16,7 +15,7 @@ from ari_app.store import models
 
 def test_rows_of_the_first_version_stay_and_stay_append_only(tmp_path: Path):
     engine = store.open_engine(f"sqlite:///{tmp_path / 'sanling.db'}")
-    command.upgrade(store._alembic(engine), "0001")
+    store.migrate(engine, "0001")
     with store.session(engine) as session:
         session.execute(
             text(
