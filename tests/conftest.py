@@ -23,7 +23,7 @@ from tests.fake.virtual_time import HORIZON_S, run_virtual
 TOGETHER = ("test_agi_server", "test_recordings_s3", "test_store_postgres", "test_metrics_dashboard")
 """Files whose tests share a server that is costly to start: all of a file's go to one worker."""
 
-OWN_HOTLINE = ("test_agents", "test_outside_hours", "test_second_line_heard")
+OWN_HOTLINE = ("test_outside_hours", "test_second_line_heard")
 """Files whose real calls need a hotline with settings of their own, which costs ten seconds of processor time."""
 
 COMPUTES = ("test_alert_rules",)
@@ -73,11 +73,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
 
 
 def pytest_sessionfinish() -> None:
-    """Ends the hotlines. Not at the interpreter's exit: a worker that has said it is done is killed after ten seconds,
-    and a hotline that was still ending would be left behind.
+    """Ends hotlines and Asterisks. Not at the interpreter's exit: a worker that has said it is done is killed after ten
+    seconds, and a hotline that was still ending would be left behind.
     """
     if (real := sys.modules.get("tests.calls.real")) is not None:
         real.Running.stop_all()
+    if (kept := sys.modules.get("tests.asterisk.kept")) is not None:
+        kept.end_all()
 
 
 class OneServerEach(LoadScopeScheduling):

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ari_app.ari import Arrival, Client, LinkUp, Mailbox
 from ari_app.ari.errors import AriError
 from ari_app.ari.websocket import WebSocketWire
 from ari_app.instance import Instance
 from ari_app.settings import load
+from tests.asterisk.kept import kept
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,28 +38,45 @@ SILENCE = b"\xd5"
 
 _worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _addresses = (f"127.0.53.{10 + _worker * 20 + n % 20}" for n in itertools.count())
-"""One for each test, so that none waits for the ports of the one before."""
+"""One for each Asterisk, so that none waits for the ports of the one before."""
+
+
+def _prepared(folder: Path) -> Instance:
+    settings = load(environment={}, instance="ari", address=next(_addresses), var_dir=str(folder))
+    instance = Instance(settings)
+    instance.prepare([])
+    with (settings.run_dir / "etc" / "extensions.conf").open("a", encoding="utf-8") as dialplan:
+        dialplan.write(DIALPLAN)
+    _long_prompt(instance).with_suffix(".alaw").write_bytes(SILENCE * 8000 * 30)
+    return instance
+
+
+def _long_prompt(instance: Instance) -> Path:
+    """Without its suffix."""
+    return instance.settings.run_dir / "lib" / "long"
 
 
 class AriAsterisk:
-    """Starts for one test and ends with it. `client()` gives clients, `a_caller()` and `a_phone()` channels."""
+    """`client()` gives clients, `a_caller()` and `a_phone()` channels."""
 
-    def __init__(self, folder: Path) -> None:
-        settings = load(environment={}, instance="ari", address=next(_addresses), var_dir=str(folder))
-        self.instance = Instance(settings)
-        self.long_prompt = settings.run_dir / "lib" / "long"
+    def __init__(self) -> None:
+        self._stack = AsyncExitStack()
         self._names = (f"call-{n}" for n in itertools.count(1))
 
     async def __aenter__(self) -> Self:
-        self.instance.prepare([])
-        with (self.instance.settings.run_dir / "etc" / "extensions.conf").open("a", encoding="utf-8") as dialplan:
-            dialplan.write(DIALPLAN)
-        self.long_prompt.with_suffix(".alaw").write_bytes(SILENCE * 8000 * 30)
-        await self.instance.start_asterisk()
+        self._kept = await self._stack.enter_async_context(kept("ari", _prepared))
+        self.instance = self._kept.instance
+        self.long_prompt = _long_prompt(self.instance)
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.instance.stop()
+    async def __aexit__(self, *error: Any) -> None:
+        await self._stack.__aexit__(*error)
+
+    async def stop(self) -> None:
+        await self._kept.stop()
+
+    async def start(self) -> None:
+        await self._kept.start()
 
     def wire(self) -> WebSocketWire:
         return WebSocketWire(self.instance.ari_url, self.instance.ari_user, self.instance.ari_password, "sanling")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import os
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from ari_app.instance import AgentAccount, Instance
 from ari_app.settings import load
 from ari_app.testcall.hearing import Ear, PromptSounds
 from ari_app.testcall.phone import Call, Phone, Phones
+from tests.asterisk.kept import kept
 
 DIALPLAN = """
 [inbound](+)
@@ -47,41 +50,59 @@ _worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _networks = (f"127.0.56.{16 + _worker * 24 + 4 * (n % 6)}" for n in itertools.count())
 
 
-class PhoneExchange:
-    """Starts for one test and ends with it: Asterisk, and phones around it."""
+def _agents_at(address: str) -> str:
+    return _after(address, 1)
 
-    def __init__(self, folder: Path) -> None:
-        self.address = next(_networks)
-        front, _, last = self.address.rpartition(".")
-        self.agents_at, self.callers_at = f"{front}.{int(last) + 1}", f"{front}.{int(last) + 2}"
-        settings = load(
-            environment={},
-            instance="phones",
-            address=self.address,
-            var_dir=str(folder),
-            trunk={"addresses": [self.callers_at]},
-        )
-        self.instance = Instance(settings)
-        self.at = f"{self.address}:{settings.sip_port}"
-        self.phones = Phones(self.agents_at, ear=Ear(PromptSounds(settings.prompts)))
+
+def _callers_at(address: str) -> str:
+    return _after(address, 2)
+
+
+def _after(address: str, n: int) -> str:
+    front, _, last = address.rpartition(".")
+    return f"{front}.{int(last) + n}"
+
+
+def _prepared(folder: Path) -> Instance:
+    address = next(_networks)
+    settings = load(
+        environment={},
+        instance="phones",
+        address=address,
+        var_dir=str(folder),
+        trunk={"addresses": [_callers_at(address)]},
+    )
+    instance = Instance(settings)
+    instance.prepare([AgentAccount(n, _ha1(n)) for n in ("601", "602", "603")])
+    etc = settings.run_dir / "etc"
+    for name, more in (("extensions.conf", DIALPLAN), ("modules.conf", MODULES)):
+        with (etc / name).open("a", encoding="utf-8") as file:
+            file.write(more)
+    return instance
+
+
+@functools.cache
+def _ear(prompts: Path) -> Ear:
+    return Ear(PromptSounds(prompts))
+
+
+class PhoneExchange:
+    """Asterisk, and phones around it."""
+
+    def __init__(self) -> None:
+        self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self.instance.prepare([AgentAccount(n, _ha1(n)) for n in ("601", "602", "603")])
-        etc = self.instance.settings.run_dir / "etc"
-        for name, more in (("extensions.conf", DIALPLAN), ("modules.conf", MODULES)):
-            with (etc / name).open("a", encoding="utf-8") as file:
-                file.write(more)
-        await self.instance.start_asterisk()
-        try:
-            await self.phones.__aenter__()
-        except BaseException:
-            await self.instance.stop()
-            raise
+        self.instance = (await self._stack.enter_async_context(kept("phones", _prepared))).instance
+        settings = self.instance.settings
+        self.at = f"{settings.address}:{settings.sip_port}"
+        self.callers_at = _callers_at(settings.address)
+        phones = Phones(_agents_at(settings.address), ear=_ear(settings.prompts))
+        self.phones = await self._stack.enter_async_context(phones)
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.phones.__aexit__(None, None, None)
-        await self.instance.stop()
+    async def __aexit__(self, *error: Any) -> None:
+        await self._stack.__aexit__(*error)
 
     async def agent(self, number: str, *, lines: int = 1) -> Phone:
         return await self.phones.agent(number, _password(number), registrar=self.at, lines=lines)

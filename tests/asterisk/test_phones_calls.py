@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +18,8 @@ pytestmark = pytest.mark.asterisk
 
 
 @pytest.fixture
-def exchange(tmp_path: Path) -> PhoneExchange:
-    return PhoneExchange(tmp_path)
+def exchange() -> PhoneExchange:
+    return PhoneExchange()
 
 
 async def test_a_caller_rings_is_answered_and_hears_two_prompts(exchange: PhoneExchange) -> None:

@@ -105,11 +105,11 @@ class Running:
     @classmethod
     def of(cls, worker: str, changed: dict[str, Any]) -> Running:
         """The hotline of this test process with these settings, started once."""
+        changed = {"queue": {"wrap_up_s": 6.0}, **changed}
         key = json.dumps(changed, sort_keys=True)
         if key not in cls._running:
             net = own_network(len(cls._running))
             folder = tempfile.mkdtemp(prefix="sanling-calls-")
-            changed = dict(changed)
             rules = changed.pop("rules", "")
             desk = Path(folder, "desk.toml")
             desk.write_text(rules, encoding="utf-8")
@@ -121,7 +121,7 @@ class Running:
                 var_dir=folder,
                 trunk={"addresses": [f"{net}.0/24"], "outbound": f"{net}.4:5060"},
                 time_zone=zone_of_noon(),
-                **{"queue": {"wrap_up_s": 6.0}, **changed},
+                **changed,
             )
             with one_at_a_time():
                 cls._running[key] = cls(settings, desk)

@@ -317,6 +317,20 @@ async def test_an_announcer_that_is_just_leaving_the_bridge_keeps_nobody_from_he
     await hotline.nothing_is_left()
 
 
+async def test_a_phone_that_is_just_being_hung_up_and_cannot_be_dialled_does_not_break_the_call(hotline):
+    first, second = await hotline.agent_signs_in("601"), await hotline.agent_signs_in("602")
+    hotline.asterisk.refuses_next("POST", r"~offer-1/dial$", 500, "Allocation failed")
+    caller = await hotline.rings(from_=STRANGER)
+    await caller.answered()
+    await caller.keys("0")
+    await (await second.rings(20.0)).picks_up()
+    await caller.hears("opening-agent-602")
+    assert not first.in_talk
+    caller.hang_up()
+    assert (await hotline.ending()).outcome == "handled"
+    await hotline.nothing_is_left()
+
+
 # ---------------------------------------------------------------- 10. what a link that breaks leaves playing
 
 

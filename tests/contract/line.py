@@ -1,12 +1,13 @@
 """One Asterisk, fake or real, with telephones and an ARI client: what a contract test is given.
 
-async with Line.of_fake() as line: …
-async with Line.of_real(folder) as line: …
+async with fake_line(spool) as line: …
+async with real_line() as line: …
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ from ari_app.instance import AgentAccount, Instance
 from ari_app.settings import PROJECT, load
 from ari_app.testcall.hearing import Ear, PromptSounds
 from ari_app.testcall.phone import Phones
+from tests.asterisk.kept import KeptAsterisk, kept
 from tests.fake.asterisk import FakeAsterisk, lengths_of
 
 PROMPTS = PROJECT / "dialplan" / "prompts"
@@ -81,15 +83,15 @@ class Tapped:
 class RealAsterisk:
     """What can befall a real one."""
 
-    def __init__(self, instance: Instance) -> None:
-        self._instance = instance
+    def __init__(self, kept: KeptAsterisk) -> None:
+        self._kept = kept
 
     async def dies(self) -> None:
         self._signal(signal.SIGKILL)
-        await self._instance.wait_asterisk()
+        await self._kept.ended()
 
     async def starts_again(self) -> None:
-        await self._instance.start_asterisk()
+        await self._kept.start()
 
     def freezes(self) -> None:
         pid = self._signal(signal.SIGSTOP)
@@ -101,9 +103,8 @@ class RealAsterisk:
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> int:
-        process = self._instance._process
-        assert process is not None
-        pid = self._instance._asterisk_pid(process)
+        pid = self._kept.instance.asterisk_pid
+        assert pid is not None
         os.kill(pid, number)
         return pid
 
@@ -322,42 +323,49 @@ async def fake_line(spool: Path) -> AsyncIterator[Line]:
             await line.leave()
 
 
-@asynccontextmanager
-async def real_line(folder: Path) -> AsyncIterator[Line]:
-    """On addresses of this test process alone: one each for Asterisk, callers, agents."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    own, callers_at, agents_at, people_at = (f"127.0.54.{10 * worker + n}" for n in (11, 12, 13, 14))
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+OWN, CALLERS_AT, AGENTS_AT, PEOPLE_AT = (f"127.0.54.{10 * WORKER + n}" for n in (11, 12, 13, 14))
+"""Addresses of this test process alone."""
+
+
+def _prepared(folder: Path) -> Instance:
     settings = load(
         environment={},
         instance="contract",
-        address=own,
+        address=OWN,
         var_dir=str(folder),
-        trunk={"addresses": [callers_at, people_at], "outbound": f"{people_at}:5060"},
+        trunk={"addresses": [CALLERS_AT, PEOPLE_AT], "outbound": f"{PEOPLE_AT}:5060"},
     )
     instance = Instance(settings)
     instance.prepare(
         AgentAccount(number, hashlib.md5(f"{number}:sanling:{_password(number)}".encode()).hexdigest())  # noqa: S324
         for number in ("601", "602")
     )
-    ear = Ear(PromptSounds(AUDIO))
-    await instance.start_asterisk()
-    try:
+    return instance
+
+
+@functools.cache
+def _ear() -> Ear:
+    return Ear(PromptSounds(AUDIO))
+
+
+@asynccontextmanager
+async def real_line() -> AsyncIterator[Line]:
+    async with kept("contract", _prepared) as asterisk, Phones(CALLERS_AT, ear=_ear()) as phones:
+        instance = asterisk.instance
         url, user, password = instance.ari_url, instance.ari_user, instance.ari_password
-        async with Phones(callers_at, ear=ear) as phones:
-            line = Line(
-                RealAsterisk(instance),
-                phones,
-                lambda: WebSocketWire(url, user, password, "sanling"),
-                f"{own}:5060",
-                settings.spool_dir,
-                agents_at=agents_at,
-                people_at=people_at,
-            )
-            try:
-                await line.connect()
-                await asyncio.wait_for(line.client.links.get(), 5)
-                yield line
-            finally:
-                await line.leave()
-    finally:
-        await instance.stop()
+        line = Line(
+            RealAsterisk(asterisk),
+            phones,
+            lambda: WebSocketWire(url, user, password, "sanling"),
+            f"{OWN}:5060",
+            instance.settings.spool_dir,
+            agents_at=AGENTS_AT,
+            people_at=PEOPLE_AT,
+        )
+        try:
+            await line.connect()
+            await asyncio.wait_for(line.client.links.get(), 5)
+            yield line
+        finally:
+            await line.leave()

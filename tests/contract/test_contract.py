@@ -346,8 +346,10 @@ async def test_an_agent_is_offered_a_call_and_picks_up(line: Line) -> None:
     await call.picks_up()
     await line.until("Dial", offer, dialstatus="ANSWER")
     story = line.story(offer)
-    assert story[:2] == ["StasisStart offer-1", "Dial offer-1 dialstatus="]
-    assert sorted(story[2:4]) == ["ChannelStateChange offer-1 state=Ringing", "Dial offer-1 dialstatus=RINGING"]
+    assert story[0] == "StasisStart offer-1"
+    assert sorted(story[1:4]) == [  # a phone may ring before Asterisk has said that it dials
+        "ChannelStateChange offer-1 state=Ringing", "Dial offer-1 dialstatus=", "Dial offer-1 dialstatus=RINGING",
+    ]  # fmt: skip
     assert story[4:] == ["ChannelStateChange offer-1 state=Up", "Dial offer-1 dialstatus=ANSWER"]
     snapshot = await line.client.snapshot()
     assert set(snapshot.application.channel_ids) == {id, offer}
@@ -496,7 +498,10 @@ async def test_an_offer_is_taken_back_in_the_moment_of_dialling(line: Line) -> N
     for n in (1, 2, 3):
         offer = await line.create(id, n)
         channels = line.client.channels
-        await asyncio.gather(channels.dial(channelId=offer, timeout=10), channels.hangup(channelId=offer))
+        dialled, _ = await asyncio.gather(
+            status(channels.dial(channelId=offer, timeout=10)), channels.hangup(channelId=offer)
+        )
+        assert dialled in (0, 404)
         await line.until("ChannelDestroyed", offer)
         assert line.story(offer)[-1].startswith(f"ChannelDestroyed offer-{n} cause=16")
     await asyncio.sleep(0.3)
