@@ -63,7 +63,7 @@ def test_the_rules_do_what_their_tests_say(folder):
         ("alerts.yml", "one_way_audio:increase30m >= 2", "one_way_audio:increase30m >= 3", "talks in which"),
         ("alerts.yml", ") >= 0.2", ") >= 0.1", "many talks"),
         ("alerts.yml", "one_way_audio:increase30m >= 5", "one_way_audio:increase30m >= 4", "many talks"),
-        ("recording.yml", 'le="15.0"', 'le="20.0"', "the hotline's own answer"),
+        ("recording.yml", 'le="15.0"', 'le="20.0"', "service level"),
         ("recording.yml", "answered|abandoned", "answered|abandoned|short_abandon", "service level"),
         ("recording.yml", "+ sum by (job, instance) (increase(sanling_calls_unanswered_total[15m]))", "", "own answer"),
         ("alerts.yml", "answers_judged:increase15m >= 10", "answers_judged:increase15m >= 3", "own answer"),
