@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 READY := .venv/.ready
 # Real calls mostly wait, so there may be more workers than cores; too many and the phones lose sound.
-WORKERS ?= 6
+WORKERS ?= 9
 UV := $(firstword $(shell command -v uv) $(wildcard $(BIN)/uv))
 # These alone cover every branch of ari_app/flow.
 FLOW_TESTS := $(addprefix tests/unit/test_,$(addsuffix .py,sop sop_outside_hours story callbacks hours keypad identity \

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
+from zlib import crc32
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
@@ -23,8 +24,10 @@ from tests.fake.virtual_time import HORIZON_S, run_virtual
 TOGETHER = ("test_agi_server", "test_recordings_s3", "test_store_postgres", "test_metrics_dashboard")
 """Files whose tests share a server that is costly to start: all of a file's go to one worker."""
 
-OWN_HOTLINE = ("test_outside_hours", "test_second_line_heard")
-"""Files whose real calls need a hotline with settings of their own, which costs ten seconds of processor time."""
+OWN_HOTLINE = {"test_outside_hours": 2, "test_second_line_heard": 1}
+"""Files whose real calls need a hotline with settings of their own, which costs ten seconds of processor time: how many
+of them.
+"""
 
 COMPUTES = ("test_alert_rules",)
 """Files of tests/integration that wait for nothing and use all of the processor."""
@@ -88,7 +91,9 @@ class OneServerEach(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         name = file.rpartition("/")[2].removesuffix(".py")
-        return file if name in TOGETHER or (name in OWN_HOTLINE and "[real" in nodeid) else nodeid
+        if name in OWN_HOTLINE and "[real" in nodeid:
+            return f"{file} {crc32(nodeid.encode()) % OWN_HOTLINE[name]}"
+        return file if name in TOGETHER else nodeid
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneServerEach:

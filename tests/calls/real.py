@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TextIO, TypeVar
 from zlib import crc32
 
 from sqlalchemy.orm import Session
@@ -57,12 +57,28 @@ def own_network(nth: int = 0) -> str:
     return f"127.{64 + crc32(run.encode()) % 128}.{worker * 8 + nth}"
 
 
+STARTS_AT_ONCE = 2
+
+
 @contextlib.contextmanager
-def one_at_a_time() -> Iterator[None]:
-    """Of all test processes of this user. A start takes all of a small machine, and calls beside it lose sound."""
-    with Path(tempfile.gettempdir(), f"sanling-tests-{os.getuid()}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def few_at_once() -> Iterator[None]:
+    """Of all test processes of this user. A start takes all of a core for seconds, and calls beside it lose sound."""
+    with contextlib.ExitStack() as opened:
+        slots = [
+            opened.enter_context(Path(tempfile.gettempdir(), f"sanling-tests-{os.getuid()}-{n}.lock").open("w"))
+            for n in range(STARTS_AT_ONCE)
+        ]
+        while not any(_taken(slot) for slot in slots):
+            time.sleep(0.1)
         yield
+
+
+def _taken(slot: TextIO) -> bool:
+    try:
+        fcntl.flock(slot, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class Running:
@@ -123,7 +139,7 @@ class Running:
                 time_zone=zone_of_noon(),
                 **changed,
             )
-            with one_at_a_time():
+            with few_at_once():
                 cls._running[key] = cls(settings, desk)
         return cls._running[key]
 

@@ -501,7 +501,7 @@ async def test_an_offer_is_taken_back_in_the_moment_of_dialling(line: Line) -> N
         dialled, _ = await asyncio.gather(
             status(channels.dial(channelId=offer, timeout=10)), channels.hangup(channelId=offer)
         )
-        assert dialled in (0, 404)
+        assert dialled in (0, 404, 409, 500)  # gone; on its way out; allocation failed
         await line.until("ChannelDestroyed", offer)
         assert line.story(offer)[-1].startswith(f"ChannelDestroyed offer-{n} cause=16")
     await asyncio.sleep(0.3)
