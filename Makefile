@@ -41,15 +41,15 @@ doctor: $(READY)  ## check each part, say what to do about a red one
 
 test: lint  ## set-up, every check and every test
 	@$(BIN)/python -m pytest -q -n 2 -p no:randomly $(FLOW_TESTS) --cov=ari_app/flow --cov-branch --cov-fail-under=100 --cov-report=
-	@$(BIN)/python -m pytest -q -p no:randomly -m alone tests/faults tests/asterisk tests/unit/test_house_processes.py
+	@$(BIN)/python -m pytest -q -p no:randomly -m alone tests/faults tests/unit/test_house_processes.py
 	@$(BIN)/python -m pytest -q -n 2 -m "not by_the_clock" $(FLOW_TESTS:%=--ignore=%)
 	@failed=; \
-	part() { $(BIN)/python -m pytest -n $(WORKERS) -m "by_the_clock and not alone and $$1" "$${@:2}" || { [ $$? = 1 ] && failed=1; }; }; \
-	part "not asterisk" tests/unit tests/integration; \
-	part asterisk tests/asterisk tests/calls tests/contract tests/faults; \
+	part() { $(BIN)/python -m pytest -n "$$1" -m "by_the_clock and not alone and $$2" "$${@:3}" || { [ $$? = 1 ] && failed=1; }; }; \
+	part 6 "not asterisk" tests/unit tests/integration; \
+	part $(WORKERS) asterisk tests/asterisk tests/calls tests/contract tests/faults; \
 	if [ "$$failed" ]; then \
-		echo "What failed is made again, two at a time, twice at most: on a busy machine phones lose sound."; \
-		$(BIN)/python -m pytest -n 2 -m "by_the_clock and not alone" --last-failed --reruns 1 --maxfail 20; \
+		echo "What failed is made again, three at a time, twice at most: on a busy machine phones lose sound."; \
+		$(BIN)/python -m pytest -n 3 -m "by_the_clock and not alone" --last-failed --reruns 1 --maxfail 20; \
 	fi
 
 lint: $(READY)

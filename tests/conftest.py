@@ -33,6 +33,7 @@ COMPUTES = ("test_alert_rules",)
 """Files of tests/integration that wait for nothing and use all of the processor."""
 
 LONG = (
+    "test_the_demo_s_call_is_heard_and_every_figure_is_right",
     "test_one_kill_and_callers_in_every_kind_of_state",
     "test_what_freezes_or_dies_is_replaced_and_the_rest_stays",
     "test_a_call_has_a_ceiling_warned_a_minute_before",

@@ -12,7 +12,6 @@ import pytest
 from ari_app.settings import PROJECT
 
 
-@pytest.mark.alone
 @pytest.mark.asterisk
 @pytest.mark.timeout(180)
 def test_the_demo_s_call_is_heard_and_every_figure_is_right(tmp_path: Path) -> None:
