@@ -11,6 +11,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 # Real calls mostly wait, so there may be more workers than cores; too many and the phones lose sound.
 WORKERS ?= 9
+# Processes without sound use all of the processor.
+PROCESSES ?= 6
 UV := $(firstword $(shell command -v uv) $(wildcard $(BIN)/uv))
 # These alone cover every branch of ari_app/flow.
 FLOW_TESTS := $(addprefix tests/unit/test_,$(addsuffix .py,sop sop_outside_hours story callbacks hours keypad identity \
@@ -45,7 +47,7 @@ test: lint  ## set-up, every check and every test
 	@$(BIN)/python -m pytest -q -n 2 -m "not by_the_clock" $(FLOW_TESTS:%=--ignore=%)
 	@failed=; \
 	part() { $(BIN)/python -m pytest -n "$$1" -m "by_the_clock and not alone and $$2" "$${@:3}" || { [ $$? = 1 ] && failed=1; }; }; \
-	part 6 "not asterisk" tests/unit tests/integration; \
+	part $(PROCESSES) "not asterisk" tests/unit tests/integration; \
 	part $(WORKERS) asterisk tests/asterisk tests/calls tests/contract tests/faults; \
 	if [ "$$failed" ]; then \
 		echo "What failed is made again, three at a time, twice at most: on a busy machine phones lose sound."; \

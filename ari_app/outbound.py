@@ -230,7 +230,7 @@ class Outbound(Call):
             await client.channels.dial(channelId=self.id)
         except Conflict:  # dialled already
             log.info("call %s is being dialled already", self.id)
-        except (NotFound, Invalid, AllocationFailed) as error:  # the last: it is just being hung up
+        except (NotFound, Invalid, AllocationFailed) as error:
             log.info("call %s: the outside leg is gone: %s", self.id, error)
             self.inbox.put(Heard.OUTSIDE_UNREACHABLE)
 

@@ -326,7 +326,7 @@ class Talk:
             try:
                 await self._client.channels.dial(channelId=channel, timeout=timeout_s)
                 offer.dialled = True
-            except (NotFound, Conflict, AllocationFailed) as error:  # the last: the channel is just being hung up
+            except (NotFound, Conflict, AllocationFailed) as error:
                 log.info("call %s: agent %s cannot be dialled: %s", self._line.id, offer.agent, error)
                 offer.left = isinstance(error, NotFound)
                 self._line.inbox.put(Heard.AGENT_UNREACHABLE)

@@ -12,7 +12,7 @@ import asyncio
 import inspect
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 from zlib import crc32
 
@@ -80,10 +80,11 @@ def pytest_sessionfinish() -> None:
     """Ends hotlines and Asterisks. Not at the interpreter's exit: a worker that has said it is done is killed after ten
     seconds, and a hotline that was still ending would be left behind.
     """
-    if (real := sys.modules.get("tests.calls.real")) is not None:
-        real.Running.stop_all()
-    if (kept := sys.modules.get("tests.asterisk.kept")) is not None:
-        kept.end_all()
+    with ExitStack() as ending:
+        if (real := sys.modules.get("tests.calls.real")) is not None:
+            ending.callback(real.Running.stop_all)
+        if (kept := sys.modules.get("tests.asterisk.kept")) is not None:
+            ending.callback(kept.end_all)
 
 
 class OneServerEach(LoadScopeScheduling):

@@ -6,7 +6,8 @@ AriError
  │    ├── Conflict            409, 412: the resource is there but not in a state for this (left Stasis, name taken)
  │    ├── Invalid             any other 4xx: we asked wrongly; a fault of ours
  │    │    └── RequestTooLarge  never sent: Asterisk would cut the link, and the events with it
- │    ├── AllocationFailed    500 on originate: no such phone, or it is not registered; on play: not at this moment
+ │    ├── AllocationFailed    500 on originate: no such phone, or it is not registered; on play: not at this moment;
+ │    │                       on dial: the channel is just being hung up
  │    └── ServerError         any other 5xx
  ├── Unreachable            no link to Asterisk, or it died while the request waited; whether it was done is unknown
  ├── RequestTimeout         linked, but no answer in time; whether it was done is unknown

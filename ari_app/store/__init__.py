@@ -22,6 +22,7 @@ __all__ = ["check_version", "migrate", "open_engine", "session", "transaction"]
 
 VERSION = "0004"
 """The newest migration, which `check_version` wants: alembic itself would take a fifth of a second to load."""
+NEWER = "start the version that made it."
 SQLITE_LOCK_S = 1.0
 """So long a statement waits for another's lock on the file."""
 SQLITE_LOCK_SHORT_S = 0.5
@@ -112,9 +113,13 @@ def _told_apart() -> Iterator[None]:
 
 
 def migrate(engine: Engine, to: str = "head") -> None:
-    """Brings the database to this version's tables, or up to an earlier one's; nothing is lost."""
+    """Brings the database to this version's tables, or up to an earlier one's; nothing is lost.
+
+    Raises StoreUnavailable if the database is away, or was made by a newer version.
+    """
     from alembic import command  # slow to load, and only a set-up needs it
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
@@ -123,6 +128,8 @@ def migrate(engine: Engine, to: str = "head") -> None:
         command.upgrade(config, to)
     except DBAPIError as error:
         raise StoreUnavailable(f"The database cannot be used: {error.orig}") from error
+    except CommandError as error:
+        raise StoreUnavailable(f"The database was made by a newer version ({error}): {NEWER}") from error
 
 
 def check_version(engine: Engine) -> None:
@@ -134,4 +141,5 @@ def check_version(engine: Engine) -> None:
     except DBAPIError as error:
         raise StoreUnavailable(f"The database cannot be used: {error.orig}") from error
     if current != VERSION:
-        raise StoreUnavailable(f"The database is at version {current}, not {VERSION}: run `sanling setup`.")
+        mend = NEWER if current is not None and current > VERSION else "run `sanling setup`."
+        raise StoreUnavailable(f"The database is at version {current}, not {VERSION}: {mend}")

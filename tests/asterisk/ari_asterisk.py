@@ -37,7 +37,7 @@ SILENCE = b"\xd5"
 
 
 _worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-_addresses = (f"127.0.53.{10 + _worker * 20 + n % 20}" for n in itertools.count())
+_addresses = (f"127.0.53.{4 + _worker * 8 + n % 8}" for n in itertools.count())
 """One for each Asterisk, so that none waits for the ports of the one before."""
 
 

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,7 +48,7 @@ class KeptAsterisk:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def is_clean(self) -> bool:
-        """Whether it is as new, once what a test left in it was cleared away."""
+        """Whether it is as new, once what a test left in it was cleared away, and its last recordings are complete."""
         try:
             async with asyncio.timeout(CLEAN_WITHIN_S):
                 while await self._something_left():  # noqa: ASYNC110 - Asterisk is asked, it does not tell
@@ -57,7 +57,7 @@ class KeptAsterisk:
             return False
         for file in self.instance.settings.spool_dir.rglob("*"):
             if file.is_file():
-                file.unlink()
+                file.unlink(missing_ok=True)
         return True
 
     async def _something_left(self) -> bool:
@@ -67,7 +67,12 @@ class KeptAsterisk:
                 left = True
                 await self.instance._ari("DELETE", f"{kind}/{one['id']}")
         agents = await self._ask("endpoints/PJSIP")
-        return left or any(one["state"] == "online" for one in agents if one["resource"].isdigit())
+        recorded = (self.instance.settings.spool_dir / "monitor").glob("*.raw")
+        return (
+            left
+            or any(one["state"] == "online" for one in agents if one["resource"].isdigit())
+            or any(not file.with_suffix(".done").exists() for file in recorded)
+        )
 
     async def _ask(self, path: str) -> list[dict[str, Any]]:
         status, body = await self.instance._ari("GET", path)
@@ -79,32 +84,42 @@ class KeptAsterisk:
 @asynccontextmanager
 async def kept(kind: str, prepared: Callable[[Path], Instance]) -> AsyncIterator[KeptAsterisk]:
     """One that runs. `prepared` makes an instance of this kind, ready to be started, in a folder."""
-    if (one := _kept.pop(kind, None)) is None:
-        folder = Path(tempfile.mkdtemp(prefix=f"sanling-{kind}-"))
-        one = KeptAsterisk(folder, prepared(folder))
-        try:
-            await one.start()
-        except BaseException:
-            await one.end()
-            raise
+    one = _kept.pop(kind, None) or await _started(kind, prepared)
+    clean = False
     try:
         yield one
-    except BaseException:
-        await one.end()
+        clean = await one.is_clean()
+    except BaseException as error:
+        error.add_note(f"Asterisk's last words:\n{one.instance.last_words(40)}")
         raise
-    if await one.is_clean():
-        _kept[kind] = one
-    else:
-        await one.end()
+    finally:
+        if clean:
+            _kept[kind] = one
+        else:
+            await one.end()
+
+
+async def _started(kind: str, prepared: Callable[[Path], Instance]) -> KeptAsterisk:
+    folder = Path(tempfile.mkdtemp(prefix=f"sanling-{kind}-"))
+    try:
+        one = KeptAsterisk(folder, prepared(folder))
+        await one.start()
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return one
 
 
 def end_all() -> None:
     """Ends every one of this test process."""
-    for one in _kept.values():
-        asyncio.run(one.end())
+    global _loop
+    with ExitStack() as ending:
+        for one in _kept.values():
+            ending.callback(lambda one=one: asyncio.run(one.end()))
     _kept.clear()
     if _loop is not None:
         _loop.call_soon_threadsafe(_loop.stop)
+        _loop = None
 
 
 async def _there(doing: Coroutine[Any, Any, T]) -> T:

@@ -47,7 +47,7 @@ exten => closing,1,Answer()
 MODULES = "load = app_dial.so\nload = func_env.so\n"
 
 _worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-_networks = (f"127.0.56.{16 + _worker * 24 + 4 * (n % 6)}" for n in itertools.count())
+_networks = (f"127.0.56.{4 + _worker * 8 + 4 * (n % 2)}" for n in itertools.count())
 
 
 def _agents_at(address: str) -> str:

@@ -62,7 +62,9 @@ STARTS_AT_ONCE = 2
 
 @contextlib.contextmanager
 def few_at_once() -> Iterator[None]:
-    """Of all test processes of this user. A start takes all of a core for seconds, and calls beside it lose sound."""
+    """Hotlines of call scripts, in all test processes of this user. A start takes all of a core for seconds, and calls
+    beside it lose sound.
+    """
     with contextlib.ExitStack() as opened:
         slots = [
             opened.enter_context(Path(tempfile.gettempdir(), f"sanling-tests-{os.getuid()}-{n}.lock").open("w"))

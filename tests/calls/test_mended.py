@@ -326,6 +326,7 @@ async def test_a_phone_that_is_just_being_hung_up_and_cannot_be_dialled_does_not
     await (await second.rings(20.0)).picks_up()
     await caller.hears("opening-agent-602")
     assert not first.in_talk
+    assert await hotline.duty("601") == "no_answer", "as with a phone that is gone"
     caller.hang_up()
     assert (await hotline.ending()).outcome == "handled"
     await hotline.nothing_is_left()

@@ -144,6 +144,22 @@ async def test_who_is_not_reached_is_tried_again_later_and_the_agent_is_free(hot
     await hotline.nothing_is_left()
 
 
+@pytest.mark.parametrize(("status", "reason"), [(404, "Channel not found"), (500, "Allocation failed")])
+async def test_an_outside_leg_that_is_gone_before_it_is_dialled_is_told_to_the_agent(hotline, status, reason):
+    person = hotline.asterisk.phones.person(STRANGER)
+    await asks_for_callback(hotline, STRANGER)
+    hotline.asterisk.refuses_next("POST", r"^channels/[^/~]+/dial$", status, reason)
+    agent = await hotline.agent_signs_in("601")
+    offer = await agent.rings()
+    await offer.picks_up()
+    await offer.hears("outbound-unreachable")
+    await offer.ended()
+    assert not person.calls
+    await came_to(hotline, "missed")
+    await hotline.duty_becomes("601", "idle")
+    await hotline.nothing_is_left()
+
+
 async def the_other_waits_long(agent: Any, person: Any) -> tuple[Any, Any]:
     offer = await agent.rings(timeout_s=200)
     await offer.picks_up()
