@@ -120,6 +120,9 @@ class Flow(Protocol):
     async def calls_left(self) -> int:
         """Channels that are there, and calls whose end is not written down."""
 
+    async def callers(self) -> int:
+        """Who has called and is still there; not who is in the fallback, which waits for no agent."""
+
 
 def settings_for(name: str, address: str, callers: str, folder: Path) -> Settings:
     return load(
@@ -237,9 +240,14 @@ class Sanling:
         return bool(await self._house.ask(lambda session: session.scalar(idle)) >= self._on_duty)
 
     async def calls_left(self) -> int:
-        unended = select(func.count()).select_from(Call).where(Call.id.not_in(select(Ending.call_id)))
-        in_the_ledger = int(await self._house.ask(lambda session: session.scalar(unended)))
-        return max(await self.instance.channels(), in_the_ledger)
+        return max(await self.instance.channels(), await self._calls_not_ended())
+
+    async def callers(self) -> int:
+        return min(await self.instance.channels(), await self._calls_not_ended())
+
+    async def _calls_not_ended(self) -> int:
+        not_ended = select(func.count()).select_from(Call).where(Call.id.not_in(select(Ending.call_id)))
+        return int(await self._house.ask(lambda session: session.scalar(not_ended)))
 
     async def rows(self) -> dict[str, int]:
         """How many rows each table has that calls write to."""
@@ -360,6 +368,9 @@ announce = {says}/{WHISPER}
         return True  # app_queue pauses nobody
 
     async def calls_left(self) -> int:
+        return await self.instance.channels()
+
+    async def callers(self) -> int:
         return await self.instance.channels()
 
 

@@ -171,7 +171,7 @@ class Floor:
         await self.ready(0, fresh=True)
         flow, meter, before = self.flow, self._meter(), self._memory()
         async with self._kept_up(list(islice(self._numbers, callers)), rate, waits=True):
-            up, after = await flow.instance.channels(), self._memory()
+            up, after = await flow.callers(), self._memory()
             judged = self._judge(callers, ["not waiting"] * (callers - up))
             found: dict[str, Any] = {"up": up, **self._each(before, after, up), **judged.told()}
             if isinstance(flow, Sanling) and up:

@@ -28,6 +28,7 @@ class Hotline(Sanling):
         self.log: list[str] = []
         self.logs_at_its_end: list[str] = []
         self.channels = 0
+        self.in_the_fallback = 0
         self.takes_up = 0
         self.opened = self.closed = 0
         self.spool = folder / "monitor"
@@ -50,6 +51,9 @@ class Hotline(Sanling):
 
     async def calls_left(self) -> int:
         return 0
+
+    async def _calls_not_ended(self) -> int:
+        return self.channels - self.in_the_fallback
 
     async def all_on_duty(self) -> bool:
         return True
@@ -229,6 +233,13 @@ def test_callers_who_do_not_wait_have_failed(floor: Floor, hotline: Hotline) -> 
     assert outcome(run["restart"]) == (98, 0, {})
     hotline.channels = hotline.takes_up = 100
     assert asyncio.run(floor.waiting(100, 100_000.0))["failed"] == 0
+
+
+def test_callers_in_the_fallback_do_not_wait(floor: Floor, hotline: Hotline) -> None:
+    hotline.channels, hotline.in_the_fallback, hotline.takes_up = 100, 3, 97
+    run = asyncio.run(floor.waiting(100, 100_000.0))
+    assert outcome(run) == (100, 3, {"not waiting": 3})
+    assert outcome(run["restart"]) == (97, 0, {})
 
 
 def test_a_restart_after_which_calls_are_missing_has_no_figure(floor: Floor, hotline: Hotline) -> None:
