@@ -42,7 +42,8 @@ doctor: $(READY)  ## check each part, say what to do about a red one
 	@$(BIN)/sanling doctor
 
 test: lint  ## set-up, every check and every test
-	@$(BIN)/python -m pytest -q -n 2 -p no:randomly $(FLOW_TESTS) --cov=ari_app/flow --cov-branch --cov-fail-under=100 --cov-report=
+	@$(BIN)/python -m pytest -q -n 2 -m untraced $(FLOW_TESTS)
+	@$(BIN)/python -m pytest -q -n 2 -p no:randomly -m "not untraced" $(FLOW_TESTS) --cov=ari_app/flow --cov-branch --cov-fail-under=100 --cov-report=
 	@$(BIN)/python -m pytest -q -p no:randomly -m alone tests/faults tests/unit/test_house_processes.py
 	@$(BIN)/python -m pytest -q -n 2 -m "not by_the_clock" $(FLOW_TESTS:%=--ignore=%)
 	@failed=; \
@@ -50,8 +51,8 @@ test: lint  ## set-up, every check and every test
 	part $(PROCESSES) "not asterisk" tests/unit tests/integration; \
 	part $(WORKERS) asterisk tests/asterisk tests/calls tests/contract tests/faults; \
 	if [ "$$failed" ]; then \
-		echo "What failed is made again, three at a time, twice at most: on a busy machine phones lose sound."; \
-		$(BIN)/python -m pytest -n 3 -m "by_the_clock and not alone" --last-failed --reruns 1 --maxfail 20; \
+		echo "What failed is made again, five at a time, twice at most: on a busy machine phones lose sound."; \
+		$(BIN)/python -m pytest -n 5 -m "by_the_clock and not alone" --last-failed --reruns 1 --maxfail 20; \
 	fi
 
 lint: $(READY)

@@ -110,6 +110,7 @@ def test_every_duty_has_an_answer_to_everything(duty, what):
         assert after.duty is (Duty.IDLE if to is Back.TO_REST else to)
 
 
+@pytest.mark.untraced
 @settings(max_examples=2000, deadline=None)
 @given(st.lists(ANY_NEWS, max_size=40))
 def test_whatever_comes_in_whatever_order_an_agent_is_sound_and_holds_one_call_until_it_is_over(story):

@@ -31,6 +31,7 @@ def test_nobody_is_blocked_by_endless_agents_and_everybody_by_none():
     assert erlang_b(5.0, 50) < 1e-9
 
 
+@pytest.mark.untraced
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 30), st.floats(0.2, 1.3), st.floats(20, 600), st.floats(30, 600))
 def test_erlang_a_is_the_solution_of_the_chain(agents, occupancy, handle_s, patience_s):

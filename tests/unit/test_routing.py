@@ -247,6 +247,7 @@ def test_the_index_answers_as_the_specification(rules, events):
     the_index_answers_as_the_specification(rules, events)
 
 
+@pytest.mark.untraced
 @settings(max_examples=3000, deadline=None)
 @given(st.integers(0, 2**32))
 def test_the_index_answers_as_the_specification_in_thousands_of_days(seed):
