@@ -971,7 +971,7 @@ async def test_bridges_and_playbacks_of_an_earlier_controller_are_heard_of(line:
     assert list(found.application.bridge_ids) == [empty]
     await line.client.bridges.destroy(bridgeId=bridge)
     await line.client.bridges.destroy(bridgeId=empty)
-    await line.until("ChannelLeftBridge", offer)
+    await line.until("ChannelLeftBridge", empty, times=2)
     async with asyncio.timeout(5):
         while (await line.client.snapshot()).bridges:  # noqa: ASYNC110 - listed a moment longer, nothing tells its end
             await asyncio.sleep(0.05)
